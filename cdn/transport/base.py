@@ -1,0 +1,79 @@
+"""How objects travel: one small asynchronous interface, and the vocabulary of a request and its answer.
+
+A `Fetcher` sends one request and hands back whatever answer came, status included; it raises only when there was no answer.
+What an answer *means* (a missing object, a wrong digest, the next server's turn) is decided above: `cdn.transport.download` reads
+and verifies bodies, `cdn.transport.retry` tries again, `cdn.client.sources` chooses servers. The contract is
+tests/contracts/fetcher.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+    from contextlib import AbstractAsyncContextManager
+
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A GET or HEAD request.
+
+    Args:
+        url: absolute, `http`, `https` or `file`.
+        method: ``GET`` or ``HEAD``.
+        headers: request headers.
+        proxy: URL of an HTTP proxy to send it through, or None for a direct request.
+    """
+
+    url: str
+    method: str = "GET"
+    headers: Mapping[str, str] = field(default=_NO_HEADERS)
+    proxy: str | None = None
+
+
+class Response(Protocol):
+    """An answer whose body is still arriving; valid only inside the `send` block it came from."""
+
+    @property
+    def status(self) -> int:
+        """The HTTP status code."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The header fields; keys compare without regard to case."""
+        ...
+
+    @property
+    def size(self) -> int | None:
+        """The body's size in bytes, where the peer said it."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """The body, piece by piece.
+
+        Raises:
+            ShortTransferError, SlowPeerError: it did not arrive whole.
+        """
+        ...
+
+
+class Fetcher(Protocol):
+    """Sends requests."""
+
+    def send(self, request: Request) -> AbstractAsyncContextManager[Response]:
+        """Sends a request; the answer's head has arrived when the block is entered.
+
+        Raises:
+            UnreachableError, SlowPeerError, ShortTransferError: no answer came.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Gives up all connections; the fetcher cannot be used afterwards."""
+        ...
