@@ -1,0 +1,32 @@
+"""`cdn completion`: the script with which a shell completes commands, options and values."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class
+
+from cdn.errors import UsageError
+from cdn.reporting import Output
+
+SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command(
+    epilog="""
+    \b
+    To install, run the line of your shell once and open a new one:
+      bash  cdn completion bash > ~/.local/share/bash-completion/completions/cdn
+      zsh   cdn completion zsh > "${fpath[1]}/_cdn"
+      fish  cdn completion fish > ~/.config/fish/completions/cdn.fish
+    """
+)
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_obj
+def completion(out: Output, shell: str) -> None:
+    """Print the script that completes `cdn` in SHELL (bash 4.4 or newer, zsh or fish)."""
+    maker = get_completion_class(shell)
+    if maker is None:
+        raise UsageError(f"no completion is known for {shell}")
+    # The methods around `source` ask which bash is installed; the script is wanted all the same where that is another machine.
+    script = maker.source_template % maker(click.Command("cdn"), {}, "cdn", "_CDN_COMPLETE").source_vars()
+    out.result({"shell": shell, "script": script}, script)
