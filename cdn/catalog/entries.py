@@ -198,20 +198,22 @@ def encode_xattrs(xattrs: tuple[tuple[bytes, bytes], ...]) -> bytes | None:
     parts = [bytes((_XATTR_VERSION, len(xattrs)))]
     for key, value in sorted(xattrs):
         if not key or b"\0" in key or len(key) > XATTR_BYTES_MAX or len(value) > XATTR_BYTES_MAX:
-            raise DocumentError("extended attributes", f"{key[:40]!r} cannot be stored (at most {XATTR_BYTES_MAX} bytes each)")
+            raise DocumentError(
+                "extended attributes", f"{key[:40]!r} cannot be stored (at most {XATTR_BYTES_MAX} bytes each)"
+            )
         parts += (bytes((len(key), len(value))), key, value)
     return b"".join(parts)
 
 
 def decode_xattrs(blob: bytes | None) -> tuple[tuple[bytes, bytes], ...]:
     """The attributes of a blob; another version or truncated data is read as none, as real clients do (spec §5.7)."""
-    if not blob or len(blob) < 2 or blob[0] != _XATTR_VERSION:  # noqa: PLR2004  the two bytes of the head
+    if not blob or len(blob) < 2 or blob[0] != _XATTR_VERSION:
         return ()
     found: list[tuple[bytes, bytes]] = []
     position = 2
     for _ in range(blob[1]):
         head = blob[position : position + 2]
-        if len(head) < 2 or head == b"\0\0":  # noqa: PLR2004
+        if len(head) < 2 or head == b"\0\0":
             return ()
         key_end = position + 2 + head[0]
         position = key_end + head[1]
