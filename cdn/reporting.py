@@ -1,9 +1,10 @@
 """How a command speaks to whoever started it, without knowing whether that is a person, a file or a program.
 
-A command function takes an `Output` from click (``@click.pass_obj``) and says *what* it found: results, notes, warnings, how far
-it is. The command line's composition root (`cdn.cli`) decides *how* that looks: text and progress bars on a terminal, plain lines
-otherwise, one JSON object with ``--json``. Commands live in the packages below the root and must not import it, so the
-interface they speak through lives here, below the services, and the implementation arrives as ``ctx.obj``.
+A command function takes an `Output` from click (``@click.pass_obj``) and says *what* it found: results, notes,
+warnings, how far it is. The command line's composition root (`cdn.cli`) decides *how* that looks: text and progress
+bars on a terminal, plain lines otherwise, one JSON object with ``--json``. Commands live in the packages below the
+root and must not import it, so the interface they speak through lives here, below the services, and the
+implementation arrives as ``ctx.obj``.
 
     @click.command()
     @click.argument("repository")
@@ -89,7 +90,7 @@ class Output(Protocol):
         ...
 
     def progress(self, title: str) -> AbstractContextManager[Progress]:
-        """Shows how far a long operation is, on standard error, until the block ends; not with ``--quiet`` or ``--json``."""
+        """Shows on standard error how far the block is; not with ``--quiet`` or ``--json``."""
         ...
 
     def serving(self) -> None:

@@ -7,10 +7,11 @@ Four small things that every layer may use, because they cost next to nothing wh
 - `Progress` is what a long-running function reports its advance to; whoever calls it decides what is shown.
 - `fault_point` names an instant between two durable steps, so that tests can kill the process exactly there.
 
-Steps and events go to the *sink*, a function installed once at the top of a process. Until one is installed they go nowhere,
-so a program that uses the packages as a library sees no output it did not ask for. The environment is not read here: `CDN_FAULT`
-and the choice of log format are read by the command line, which then calls `install_fault_hook` and `log_to`. structlog does the formatting; it is
-imported at the first line that is really written, since importing it costs more than a whole `cdn --help`.
+Steps and events go to the *sink*, a function installed once at the top of a process. Until one is installed they go
+nowhere, so a program that uses the packages as a library sees no output it did not ask for. The environment is not
+read here: `CDN_FAULT` and the choice of log format are read by the command line, which then calls
+`install_fault_hook` and `log_to`. structlog does the formatting; it is imported at the first line that is really
+written, since importing it costs more than a whole `cdn --help`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Literal, Protocol, Self, get_args
+from typing import Final, Literal, Protocol, Self, get_args
 
 from cdn.errors import ConfigError
 
@@ -38,7 +39,7 @@ Sink = Callable[[Level, str, Mapping[str, object]], None]
 """Takes the level, the name and the fields of one event."""
 
 
-# ------------------------------------------------------------------------------------------------------------------ progress
+# ------------------------------------------------------------------------------------------------------------ progress
 
 
 class Progress(Protocol):
@@ -82,7 +83,7 @@ class NullProgress:
         pass
 
 
-# ---------------------------------------------------------------------------------------------------------- steps and events
+# ---------------------------------------------------------------------------------------------------- steps and events
 
 _sink: Sink | None = None
 _sink_rank = len(LEVELS)  # nothing is listened to until a sink is installed
@@ -110,8 +111,8 @@ def event(name: str, /, *, level: Level = "info", **fields: object) -> None:
 def step(name: str, /, *, level: Level = "debug", **fields: object) -> Step:
     """Names a piece of work that tells when it started and how it ended.
 
-    Use it as a context manager, also around `await`. The last line carries `seconds`, and after a failure `error`; the exception
-    itself passes through untouched, since only the caller knows whether it is worth a warning.
+    Use it as a context manager, also around `await`. The last line carries `seconds`, and after a failure `error`;
+    the exception itself passes through untouched, since only the caller knows whether it is worth a warning.
 
     Args:
         name: ``package.noun.verb``.
@@ -157,7 +158,7 @@ class Step:
         event(f"{self._name}.{outcome}", level=self._level, **{**self._fields, **ending})
 
 
-# -------------------------------------------------------------------------------------------------------------- fault points
+# -------------------------------------------------------------------------------------------------------- fault points
 
 FaultHook = Callable[[str], None]
 """Takes the name of the fault point being passed; may not return."""
@@ -248,7 +249,7 @@ def faults_seen() -> Iterator[list[str]]:
         install_fault_hook(before)
 
 
-# ------------------------------------------------------------------------------------------------------- the log on a stream
+# ------------------------------------------------------------------------------------------------- the log on a stream
 
 _ESCAPES: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
 """Control characters, so that a name chosen by a stranger can neither forge a line nor steer a terminal."""
@@ -282,7 +283,9 @@ class _StreamSink:
     def __call__(self, level: Level, name: str, fields: Mapping[str, object]) -> None:
         with self._lock:
             if self._render is None:
-                self._render = _json_renderer() if self._format == "json" else _console_renderer(self._stream.isatty())
+                self._render = (
+                    _json_renderer() if self._format == "json" else _console_renderer(colours=self._stream.isatty())
+                )
             line = self._render(level, {**fields, "event": name})
             # A log that nobody can read any more must not stop the service it tells of.
             with suppress(OSError, ValueError):
@@ -301,7 +304,7 @@ def _json_renderer() -> Callable[[Level, dict[str, object]], str]:
     return line
 
 
-def _console_renderer(colours: bool) -> Callable[[Level, dict[str, object]], str]:
+def _console_renderer(*, colours: bool) -> Callable[[Level, dict[str, object]], str]:
     from structlog.dev import ConsoleRenderer
     from structlog.processors import TimeStamper
 

@@ -27,6 +27,6 @@ def completion(out: Output, shell: str) -> None:
     maker = get_completion_class(shell)
     if maker is None:
         raise UsageError(f"no completion is known for {shell}")
-    # The methods around `source` ask which bash is installed; the script is wanted all the same where that is another machine.
+    # click's `source` asks which bash is installed here; the script may be for another machine.
     script = maker.source_template % maker(click.Command("cdn"), {}, "cdn", "_CDN_COMPLETE").source_vars()
     out.result({"shell": shell, "script": script}, script)

@@ -1,4 +1,4 @@
-"""The entry point: finds the command, imports only that, and turns whatever ends it into one sentence and an exit status.
+"""The entry point: finds the command, imports only that, and turns what ends it into a sentence and an exit status.
 
 This is the one place that reads the process environment:
 
@@ -67,7 +67,6 @@ class LazyGroup(click.Group):
             ctx.obj.start_logging()
         try:
             super().invoke(ctx)
-            sys.stdout.flush()
         except BrokenPipeError:
             if not _output_is_closed():
                 raise

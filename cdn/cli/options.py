@@ -1,8 +1,8 @@
 """The options every command has: how it reports.
 
-They are added to a command when it is loaded, so that the command itself, which lives below this package, neither declares nor
-imports them. Each changes the `CommandOutput` in ``ctx.obj``; a more specific place on the command line wins, so that
-``cdn --json ls`` and ``cdn ls --json`` mean the same.
+They are added to a command when it is loaded, so that the command itself, which lives below this package, neither
+declares nor imports them. Each changes the `CommandOutput` in ``ctx.obj``; a more specific place on the command line
+wins, so that ``cdn --json ls`` and ``cdn ls --json`` mean the same.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def reporting_options() -> list[click.Option]:
 
 
 def _changes(setting: Callable[[Any], dict[str, Any]]) -> Callable[[click.Context, click.Parameter, Any], None]:
-    def change(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    def change(context: click.Context, _parameter: click.Parameter, value: Any) -> None:
         if not value or context.resilient_parsing:
             return
         before = context.obj if isinstance(context.obj, CommandOutput) else CommandOutput()

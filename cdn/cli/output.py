@@ -1,7 +1,8 @@
 """How results look: text and tables, or one JSON object (the implementation of `cdn.reporting.Output`).
 
-Three ways of speaking, chosen per stream: rich tables and progress bars where the stream is a terminal, aligned plain lines where
-it is a file or a pipe, and with ``--json`` one JSON object on standard output and nothing but warnings on standard error.
+Three ways of speaking, chosen per stream: rich tables and progress bars where the stream is a terminal, aligned plain
+lines where it is a file or a pipe, and with ``--json`` one JSON object on standard output and nothing but warnings on
+standard error.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from cdn.reporting import Cell, Document, Listing, Table
 from cdn.telemetry import Level, LogFormat, NullProgress, Progress, log_to
 
 _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0))}
-"""Control characters but tab and newline: names in a repository are chosen by strangers and may not steer a terminal."""
+"""Control characters but tab and newline: strangers choose the names in a repository, and may not steer a terminal."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What a person sees of a long operation: a live bar on a terminal, or now and then a plain line in a file.
 
-Both count under a lock, because library code advances them from worker threads, and both redraw at a bounded rate however often
-they are told something.
+Both count under a lock, because library code advances them from worker threads, and both redraw at a bounded rate
+however often they are told something.
 """
 
 from __future__ import annotations
