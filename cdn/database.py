@@ -1,15 +1,16 @@
 """SQLite files from strangers: the one place that opens them (spec §5.1).
 
-Catalogs, histories and reflogs are SQLite files. SQLite reads a file it is handed as a program that wants to be run: schemas hold
-views, triggers and expressions, pages point at one another as they like, and a length field asks for memory. So before any query:
+Catalogs, histories and reflogs are SQLite files. SQLite reads a file it is handed as a program that wants to be run:
+schemas hold views, triggers and expressions, pages point at one another as they like, and a length field asks for
+memory. So before any query:
 
 - the header is looked at: rollback format only, UTF-8 only;
 - the pages must form trees that share no page, or a file of some kilobytes could hold more rows than anybody can count;
 - the schema may hold ordinary tables and plain indexes and nothing else, and no function in it is trusted;
 - lengths are limited, and a query that works much longer than the file's size explains is stopped.
 
-The rules follow "Defense Against The Dark Arts" of the SQLite documentation. Every value read still has to be looked at: a column
-of a stranger holds any type (`integer`, `text`).
+The rules follow "Defense Against The Dark Arts" of the SQLite documentation. Every value read still has to be looked
+at: a column of a stranger holds any type (`integer`, `text`).
 """
 
 from __future__ import annotations
@@ -69,8 +70,8 @@ _Value = TypeVar("_Value")
 def open_readonly(path: _Path, document: str) -> sqlite3.Connection:
     """Opens a file for reading; the file must not change while it is open.
 
-    Text comes as `str` whose undecodable bytes are kept by surrogateescape. The connection may be handed from thread to thread but
-    used by one at a time. Put every query and every look at its rows into `guard`.
+    Text comes as `str` whose undecodable bytes are kept by surrogateescape. The connection may be handed from thread to
+    thread but used by one at a time. Put every query and every look at its rows into `guard`.
 
     Args:
         path: a regular file.
@@ -89,8 +90,8 @@ def open_readonly(path: _Path, document: str) -> sqlite3.Connection:
 def open_writable(path: _Path, document: str) -> sqlite3.Connection:
     """Opens a private copy of a document for changes, after the same checks as `open_readonly`.
 
-    There is no journal: whoever writes does so in a file of its own and puts it into place when it is complete. Changes are in one
-    transaction that `commit` ends.
+    There is no journal: whoever writes does so in a file of its own and puts it into place when it is complete. Changes
+    are in one transaction that `commit` ends.
 
     Raises:
         DocumentError: as `open_readonly`.
@@ -166,7 +167,7 @@ def _typed(value: object, kind: type[_Value], document: str, name: str) -> _Valu
     return value
 
 
-# ---------------------------------------------------------------------------------------------------------- the connection
+# ------------------------------------------------------------------------------------------------------- the connection
 
 _TEXT: Final = functools.partial(str, encoding="utf-8", errors="surrogateescape")
 
@@ -237,7 +238,7 @@ def _write_without_journal(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-# -------------------------------------------------------------------------------------------------------------- the schema
+# ----------------------------------------------------------------------------------------------------------- the schema
 
 
 _SCHEMA: Final = "SELECT type, name, rootpage, substr(sql, 1, 20) FROM sqlite_master LIMIT ?"
@@ -267,15 +268,15 @@ def _check_columns(connection: sqlite3.Connection, document: str, kind: object, 
         raise DocumentError(document, f"its schema computes a column of {name!r}")
 
 
-# --------------------------------------------------------------------------------------------------------------- the pages
+# ------------------------------------------------------------------------------------------------------------ the pages
 
 
 class _Pages:
     """The pages of a file, and the rule that its trees share none (SQLite file format, section 1.6).
 
-    SQLite itself follows page numbers blindly: 20 levels of pages that each name the level below a hundred times make more rows than
-    can be counted, and `count(*)` is one operation that no budget interrupts. Where each page has one parent at most, any scan is
-    bounded by the size of the file.
+    SQLite itself follows page numbers blindly: 20 levels of pages that each name the level below a hundred times make
+    more rows than can be counted, and `count(*)` is one operation that no budget interrupts. Where each page has one
+    parent at most, any scan is bounded by the size of the file.
     """
 
     def __init__(self, descriptor: int, document: str) -> None:

@@ -1,4 +1,4 @@
-"""RIPEMD-160 in plain Python, for machines whose OpenSSL lacks it (Dobbertin, Bosselaers and Preneel 1996; ISO/IEC 10118-3).
+"""RIPEMD-160 in plain Python, for machines whose OpenSSL lacks it (Dobbertin, Bosselaers, Preneel 1996).
 
 Some hundreds of times slower than OpenSSL: enough to read a repository that uses it, no way to publish one.
 """

@@ -1,11 +1,13 @@
 """One small driver for every fuzz target: mutate seeds, run the parser, insist on its one documented error.
 
-A target module calls `main(name, seeds, check)` and is run as ``python -m tests.fuzz.fuzz_manifest SECONDS [--seed N]``, or with
-``--input FILE`` to run one saved input again. The invariant: `check` returns, or raises one of the documented errors, within the
-time and memory allowed. Anything else, a crash of the interpreter included, ends with status 1 and the input in a file.
+A target module calls `main(name, seeds, check)` and is run as ``python -m tests.fuzz.fuzz_manifest SECONDS [--seed
+N]``, or with ``--input FILE`` to run one saved input again. The invariant: `check` returns, or raises one of the
+documented errors, within the time and memory allowed. Anything else, a crash of the interpreter included, ends with
+status 1 and the input in a file.
 
-The inputs run in a child process that writes each one to shared memory first, so that even an input which kills it is kept. An
-input whose outcome was not seen before joins the seeds: no coverage is measured, but error messages tell paths apart well enough.
+The inputs run in a child process that writes each one to shared memory first, so that even an input which kills it is
+kept. An input whose outcome was not seen before joins the seeds: no coverage is measured, but error messages tell paths
+apart well enough.
 """
 
 from __future__ import annotations
@@ -142,10 +144,8 @@ def _run_child(
             if outcome not in outcomes and len(corpus) < _CORPUS_MAX:
                 corpus.append(data)
             outcomes.add(outcome)
-        print(
-            f"{name}: {count} executions in {seconds:g} s (seed {seed}), {len(outcomes)} kinds of outcome, no violation",
-            flush=True,
-        )
+        summary = f"{count} executions in {seconds:g} s (seed {seed}), {len(outcomes)} kinds of outcome, no violation"
+        print(f"{name}: {summary}", flush=True)
         code = 0
     except BaseException:  # noqa: BLE001  # the outermost edge of this process
         traceback.print_exc()

@@ -28,7 +28,7 @@ def made_with(path: Path, *statements: str, journal: str = "DELETE", encoding: s
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(DocumentError, match="^tested is damaged: ") as caught:
+    with pytest.raises(DocumentError, match=r"^tested is damaged: ") as caught:
         database.open_readonly(path, "tested")
     with pytest.raises(DocumentError):
         database.open_writable(path, "tested")
@@ -196,7 +196,7 @@ def test_a_query_that_works_much_longer_than_the_size_explains_is_stopped(tmp_pa
     path = made_with(
         tmp_path / "x",
         "CREATE TABLE t (a)",
-        "WITH RECURSIVE n(i) AS (VALUES (1) UNION ALL SELECT i + 1 FROM n WHERE i < 2000) INSERT INTO t SELECT i FROM n",
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2000) INSERT INTO t SELECT i FROM n",
     )
     reader = database.open_readonly(path, "tested")
     with pytest.raises(DocumentError, match="longer than its size explains"), database.guard("tested"):
@@ -229,7 +229,7 @@ def test_a_value_longer_than_the_limit_is_refused_when_read(tmp_path: Path) -> N
     "error", [OverflowError("o"), ValueError("v"), UnicodeDecodeError("utf-8", b"", 0, 1, "u"), sqlite3.DataError("d")]
 )
 def test_guard_turns_conversions_that_fail_into_the_one_documented_error(error: Exception) -> None:
-    with pytest.raises(DocumentError, match="^it is damaged") as caught, database.guard("it"):
+    with pytest.raises(DocumentError, match=r"^it is damaged") as caught, database.guard("it"):
         raise error
     assert caught.value.__cause__ is error
 
