@@ -217,6 +217,14 @@ class PathMissingError(RepositoryError):
         self.path = path
 
 
+class PathExistsError(RepositoryError):
+    """The path exists already (EEXIST)."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"the path exists already: {path or '/'}")
+        self.path = path
+
+
 class PathKindError(RepositoryError):
     """The path exists but is of another kind than needed (ENOTDIR, EISDIR, EINVAL)."""
 

@@ -230,7 +230,7 @@ def _wrong_type(row: Row) -> str:
 # ----------------------------------------------------------------------------------------------------------------- writing
 
 INSERT_ROW: Final = """
-INSERT INTO catalog (md5path_1, md5path_2, parent_1, parent_2, hardlinks, hash, size, mode, mtime, mtimens, flags, name, symlink,
+INSERT INTO catalog (md5path_1, md5path_2, parent_1, parent_2, hash, hardlinks, size, mode, mtime, mtimens, flags, name, symlink,
   uid, gid, xattr, plain_digest)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, ?)"""
 INSERT_CHUNK: Final = """
@@ -274,15 +274,15 @@ def encode_row(key: tuple[int, int], parent: tuple[int, int], name: str, entry: 
     return (
         *key,
         *parent,
-        hardlinks,
         raw,
+        hardlinks,
         size,
         entry.mode,
         entry.mtime,
         entry.mtime_ns or None,
         flags,
         as_text(name),
-        as_text(symlink) if symlink else "",
+        as_text(symlink),
         entry.uid,
         entry.gid,
         xattr,

@@ -220,7 +220,7 @@ class Layout:
     @property
     def is_newest(self) -> bool:
         """Whether a writer can use the file as it is."""
-        return self.is_current_version and self.revision == SCHEMA_REVISION and not self.missing_columns()
+        return self.is_current_version and self.revision >= SCHEMA_REVISION and not self.missing_columns()
 
     def _reaches(self, revision: int) -> bool:
         return self.is_current_version and self.revision >= revision

@@ -1,0 +1,754 @@
+"""Writing a catalog: a new one, or a private copy of an existing one (spec §5).
+
+A builder keeps what the format's checker demands at every step: link counts of directories, one row for each path, no rows below a
+mountpoint. The rest is put right in `finish`: own counters are counted from the rows, groups of hard links get the count of their
+members, wasted row ids are closed. The file has no journal (see `cdn.database`): after an error in the middle of a change the
+builder says so, refuses to go on, and its file is thrown away by whoever made it. Checks that refuse an operation come first and
+leave the builder usable.
+
+The counters of a subtree are sums over catalogs that are not open here. Attaching and detaching needs to know what a nested catalog
+counted *before*: the builder remembers those it attached itself and asks `totals` for the others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import sqlite3
+import stat
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass, replace
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+from cdn import database
+from cdn.catalog import statements as sql
+from cdn.catalog import upgrade
+from cdn.catalog.entries import Entry
+from cdn.catalog.hardlinks import group_last, settle_hardlinks
+from cdn.catalog.paths import check_path, is_at_or_below, is_name, is_path, name_of, parent_of
+from cdn.catalog.reader import Catalog, CatalogView, is_entered, read_counters, read_layout, read_property
+from cdn.catalog.rows import INSERT_CHUNK, INSERT_ROW, Row, as_text, decode_row, encode_chunks, encode_row
+from cdn.catalog.schema import (
+    CATALOG_TABLE,
+    OTHER_TABLES,
+    PARENT_INDEX,
+    SCHEMA_REVISION,
+    SCHEMA_VERSION,
+    Counters,
+    NestedReference,
+    counted,
+)
+from cdn.database import guard
+from cdn.errors import PathExistsError, PathKindError, PathMissingError, UsageError
+from cdn.hashing import Digest, path_key
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+Totals = Callable[[NestedReference], Counters]
+"""Tells what a nested catalog counts: its `Catalog.total_counters`."""
+
+_BATCH_ROWS: Final = 20_000
+_READ_BYTES: Final = 1 << 20
+_FETCHED_ROWS: Final = 64
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedCatalog:
+    """A catalog file that is complete and closed.
+
+    Args:
+        file: where it is.
+        size: in bytes; what goes into the parent's reference and the manifest.
+        root: its root entry, which the parent's mountpoint must equal.
+        own, subtree: its counters.
+        plain_digest: SHA-256 of the file.
+        replaced: what the catalog it was made from counted in all, None for a new one.
+    """
+
+    file: str
+    size: int
+    root: Entry
+    own: Counters
+    subtree: Counters
+    plain_digest: bytes
+    replaced: Counters | None = None
+
+    @property
+    def total(self) -> Counters:
+        """What attaching it adds to its parent's subtree."""
+        return self.own + self.subtree
+
+
+class Weight(NamedTuple):
+    """How heavy a directory is within its catalog.
+
+    `entries` counts the rows at and below it, `children` those directly in it.
+    """
+
+    path: str
+    entries: int
+    children: int
+
+
+class CatalogBuilder(CatalogView):
+    """A catalog being written; a context manager that closes the file, finished or not. One thread at a time."""
+
+    def __init__(
+        self, file: str, connection: sqlite3.Connection, root_prefix: str, subtree: Counters, totals: Totals | None
+    ) -> None:
+        layout = read_layout(connection, "new catalog")
+        super().__init__(connection, layout, root_prefix, f"catalog {root_prefix or '/'}")
+        self.file = file
+        self.replaced: Counters | None = None
+        self._subtree = subtree
+        self._totals = totals
+        self._attached: dict[str, Counters] = {}
+        self._hardlinks_changed = False
+        self._group_last: int | None = None
+        self._is_broken = False
+        connection.execute(f"PRAGMA cache_size = -{sql.CACHE_KIBIBYTES}")
+
+    # ----------------------------------------------------------------------------------------------- opening and closing
+
+    @classmethod
+    def create(
+        cls, file: str | os.PathLike[str], *, root_prefix: str, root: Entry, totals: Totals | None = None
+    ) -> CatalogBuilder:
+        """Begins a new catalog.
+
+        Args:
+            file: where; must not exist.
+            root_prefix: path of the directory it describes; empty for a repository's root catalog.
+            root: that directory's entry; its link count and roles follow by themselves.
+            totals: see the module.
+
+        Raises:
+            UsageError: `root` is no directory.
+            OSError: the file exists or cannot be made.
+        """
+        check_path(root_prefix, "root prefix")
+        if not root.is_directory:
+            raise UsageError(f"the root of a catalog must be a directory: {root_prefix or '/'}")
+        connection = database.create(file)
+        try:
+            for statement in (CATALOG_TABLE, PARENT_INDEX, *OTHER_TABLES):
+                connection.execute(statement)
+            sql.write_properties(connection, {"schema": str(SCHEMA_VERSION), "schema_revision": str(SCHEMA_REVISION)})
+            if root_prefix:
+                sql.write_properties(connection, {"root_prefix": root_prefix})
+            connection.execute(INSERT_ROW, _root_row(root_prefix, root))
+            return cls(os.fspath(file), connection, root_prefix, Counters(), totals)
+        except BaseException:
+            connection.close()
+            raise
+
+    @classmethod
+    def modify(
+        cls, file: str | os.PathLike[str], *, totals: Totals | None = None, document: str = "catalog"
+    ) -> CatalogBuilder:
+        """Takes over a private, uncompressed copy of an existing catalog, whoever wrote it, and brings it to the newest schema.
+
+        Properties, counters, tables and columns that we do not know stay as they are.
+
+        Raises:
+            DocumentError: it is no catalog that real clients read.
+            OSError: the file is not there or cannot be written.
+        """
+        connection = database.open_writable(file, document)
+        try:
+            layout = read_layout(connection, document)
+            own, subtree = read_counters(connection, layout, document)
+            root_prefix = check_path(read_property(connection, "root_prefix", document) or "", document)
+            if not layout.is_newest:
+                with guard(document):
+                    upgrade.to_newest(connection, layout)
+            connection.execute(PARENT_INDEX)
+            builder = cls(os.fspath(file), connection, root_prefix, subtree, totals)
+            builder.replaced = own + subtree
+            builder.root  # noqa: B018  # raises if there is none
+            return builder
+        except BaseException:
+            connection.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the file as it is."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def own_counters(self) -> Counters:
+        """What the catalog holds at the moment, counted anew each time."""
+        return counted(self._connection, self.document)
+
+    @property
+    def subtree_counters(self) -> Counters:
+        """What the attached catalogs hold together."""
+        return self._subtree
+
+    # ------------------------------------------------------------------------------------------------------------ entries
+
+    def insert(self, path: str, entry: Entry) -> None:
+        """Adds an entry.
+
+        The last component of `path` is its name. A directory begins with the link count of an empty one; only that of a nested
+        mountpoint is taken from the entry, as its content is elsewhere (`attach` follows).
+
+        Raises:
+            PathExistsError: the path is there already.
+            PathMissingError: its directory is not in this catalog.
+            PathKindError: its directory is none, or a mountpoint.
+            UsageError, DocumentError: the format cannot hold the entry.
+        """
+        self._check_room(path)
+        row, chunks = self._encoded(path, entry)
+        with self._changing():
+            self._connection.execute(INSERT_ROW, row)
+            self._connection.executemany(INSERT_CHUNK, chunks)
+            if entry.is_directory:
+                self._link(parent_of(path), 1)
+
+    def insert_many(self, entries: Iterable[tuple[str, Entry]]) -> int:
+        """Adds many entries as `insert` does, fast; a directory comes before what it contains.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            PathExistsError, PathMissingError, PathKindError, UsageError, DocumentError: as `insert`; after any of them the builder
+                is broken.
+        """
+        inserter = _Inserter(self, self._connection)
+        pending = iter(entries)
+        while part := list(itertools.islice(pending, _BATCH_ROWS)):
+            with self._changing():
+                inserter.insert(part)
+        self._hardlinks_changed |= inserter.has_hardlinks
+        return inserter.count
+
+    def replace(self, path: str, entry: Entry) -> None:
+        """Gives an existing path other metadata or content.
+
+        What the builder keeps itself stays: that a directory is a root or mountpoint, and the link count of a directory that is no
+        mountpoint.
+
+        Raises:
+            PathMissingError: there is no such path.
+            PathKindError: a directory that holds something would become something else.
+            UsageError, DocumentError: the format cannot hold the entry.
+        """
+        before = self._existing(path)
+        if before.is_directory and not entry.is_directory:
+            self._check_empty(path, before)
+        if before.is_directory:
+            entry = replace(
+                entry,
+                is_nested_root=before.is_nested_root,
+                is_nested_mountpoint=before.is_nested_mountpoint,
+                is_bind_mountpoint=before.is_bind_mountpoint,
+                link_count=before.link_count if is_entered(before) else entry.link_count,
+            )
+        row, chunks = self._encoded(path, entry, keeps_role=before.is_directory)
+        with self._changing():
+            self._connection.execute(sql.UPDATE_ROW, (*row[4:], *row[:2]))
+            if before.chunks:
+                self._connection.execute(sql.DELETE_CHUNKS, row[:2])
+            self._connection.executemany(INSERT_CHUNK, chunks)
+            if before.is_directory != entry.is_directory:
+                self._link(parent_of(path), 1 if entry.is_directory else -1)
+            self._hardlinks_changed |= before.hardlink_group != 0
+
+    def remove(self, path: str) -> list[NestedReference]:
+        """Removes a path and everything below it.
+
+        Returns:
+            The nested catalogs whose references fell away.
+
+        Raises:
+            PathMissingError: there is no such path.
+            PathKindError: it is the root of the catalog.
+        """
+        before = self._existing(path)
+        if path == self.root_prefix:
+            raise PathKindError(f"the root of a catalog cannot be removed from it: {path or '/'}")
+        fallen = self._references_from(path) if before.is_directory else []
+        forgotten = sum((self._recorded(reference) for reference in fallen), Counters())
+        key = path_key(path)
+        with self._changing():
+            if is_entered(before):
+                with self._below(path):
+                    self._connection.execute(f"DELETE FROM chunks WHERE {sql.IS_BELOW}")  # noqa: S608
+                    self._connection.execute(f"DELETE FROM catalog WHERE {sql.IS_BELOW}")  # noqa: S608
+            if before.is_directory:
+                self._drop_references(path)
+                self._link(parent_of(path), -1)
+            if before.chunks:
+                self._connection.execute(sql.DELETE_CHUNKS, key)
+            self._connection.execute(sql.DELETE_ROW, key)
+            self._subtree -= forgotten
+            self._hardlinks_changed |= before.hardlink_group != 0
+        for reference in fallen:
+            self._attached.pop(reference.path, None)
+        return fallen
+
+    def next_hardlink_group(self) -> int:
+        """A number that no group of hard links in this catalog has (spec §5.6)."""
+        if self._group_last is None:
+            with guard(self.document):
+                self._group_last = group_last(self._connection)
+        self._group_last += 1
+        return self._group_last
+
+    # ---------------------------------------------------------------------------------------------------- nested catalogs
+
+    def attach(
+        self,
+        reference: NestedReference,
+        subtree: Counters,
+        *,
+        root: Entry | None = None,
+        previous: Counters | None = None,
+    ) -> None:
+        """Makes an empty directory the mountpoint of a nested catalog, or gives a mountpoint another catalog.
+
+        Args:
+            reference: the nested catalog.
+            subtree: what it counts in all (`FinishedCatalog.total`).
+            root: its root entry (`FinishedCatalog.root`), which the mountpoint then equals as the format demands.
+            previous: what the catalog attached there so far counted in all, if there is one that neither was attached by this
+                builder nor can be asked for by `totals`.
+
+        Raises:
+            PathMissingError: there is no such path here.
+            PathKindError: it is no directory, has entries, or is this catalog's own root.
+            UsageError: nothing tells what the catalog attached there so far counted.
+        """
+        path = reference.path
+        entry = self._existing(path)
+        known = self.nested_at(path)
+        if not entry.is_directory or path == self.root_prefix or entry.is_bind_mountpoint:
+            raise PathKindError(f"a nested catalog needs a directory of its own: {path or '/'}")
+        if known is None:
+            self._check_empty(path, entry)
+        forgotten = Counters() if known is None else self._recorded(known, previous)
+        entry = replace(root or entry, is_nested_mountpoint=True, is_nested_root=False, is_bind_mountpoint=False)
+        row, _ = self._encoded(path, entry, keeps_role=True)
+        with self._changing():
+            self._connection.execute(sql.UPDATE_ROW, (*row[4:], *row[:2]))
+            self._connection.execute(sql.SET_REFERENCE, (as_text(path), reference.digest.text, reference.size))
+            self._subtree += subtree - forgotten
+        self._attached[path] = subtree
+
+    def detach(self, path: str, *, previous: Counters | None = None) -> NestedReference:
+        """Takes the nested catalog away from a mountpoint, which becomes an empty directory.
+
+        Returns:
+            The reference that was there.
+
+        Raises:
+            PathMissingError: no nested catalog is attached there.
+            UsageError: nothing tells what it counted; see `attach`.
+        """
+        reference = self.nested_at(path)
+        if reference is None:
+            raise PathMissingError(path)
+        forgotten = self._recorded(reference, previous)
+        entry = replace(self._existing(path), is_nested_mountpoint=False, link_count=2)
+        row, _ = self._encoded(path, entry, keeps_role=True)
+        with self._changing():
+            self._connection.execute(sql.UPDATE_ROW, (*row[4:], *row[:2]))
+            self._connection.execute(sql.DELETE_REFERENCE, (as_text(path),))
+            self._subtree -= forgotten
+        self._attached.pop(path, None)
+        return reference
+
+    def bind(self, reference: NestedReference) -> None:
+        """Makes an empty directory a bind mountpoint, or points it elsewhere (spec §5.9).
+
+        Raises:
+            PathMissingError, PathKindError: as `attach`.
+        """
+        entry = self._existing(reference.path)
+        if not entry.is_directory or reference.path == self.root_prefix or entry.is_nested_mountpoint:
+            raise PathKindError(f"a bind mountpoint needs a directory of its own: {reference.path or '/'}")
+        if not entry.is_bind_mountpoint:
+            self._check_empty(reference.path, entry)
+        row, _ = self._encoded(reference.path, replace(entry, is_bind_mountpoint=True), keeps_role=True)
+        with self._changing():
+            self._connection.execute(sql.UPDATE_ROW, (*row[4:], *row[:2]))
+            self._connection.execute(sql.SET_BIND, (as_text(reference.path), reference.digest.text, reference.size))
+
+    def split(self, path: str, file: str | os.PathLike[str]) -> CatalogBuilder:
+        """Moves everything below a directory into a new nested catalog, which is not attached yet.
+
+        References to deeper nested catalogs move along. Finish the new builder, then `attach` it here.
+
+        Raises:
+            PathMissingError: there is no such path.
+            PathKindError: it is no directory of this catalog, or its root.
+            UsageError: nothing tells what a deeper catalog counted; see `attach`.
+            OSError: the file exists or cannot be made.
+        """
+        entry = self._existing(path)
+        if not is_entered(entry) or path == self.root_prefix:
+            raise PathKindError(f"a nested catalog needs a directory of its own: {path or '/'}")
+        moving = {reference.path: self._recorded(reference) for reference in self._references_from(path)}
+        child = CatalogBuilder.create(file, root_prefix=path, root=entry, totals=self._totals)
+        try:
+            with self._changing(), child._changing(), self._below(path):  # noqa: SLF001  # another of this class
+                child._take(self, sql.IS_BELOW, (), path)  # noqa: SLF001
+                child._connection.execute(sql.SET_LINKS, (entry.link_count, *path_key(path)))  # noqa: SLF001
+                self._connection.execute(f"DELETE FROM chunks WHERE {sql.IS_BELOW}")  # noqa: S608
+                self._connection.execute(f"DELETE FROM catalog WHERE {sql.IS_BELOW}")  # noqa: S608
+                self._drop_references(path)
+                self._connection.execute(sql.SET_LINKS, (2, *path_key(path)))
+        except BaseException:
+            child.close()
+            raise
+        gone = sum(moving.values(), Counters())
+        self._subtree -= gone
+        child._subtree += gone  # noqa: SLF001
+        child._attached |= moving  # noqa: SLF001
+        for mountpoint in moving:
+            self._attached.pop(mountpoint, None)
+        return child
+
+    def merge(self, child: Catalog | CatalogBuilder) -> None:
+        """Takes everything of a nested catalog into this one and forgets the reference to it.
+
+        The child is only read. Its marker file comes along like any other; whoever merges removes it.
+
+        Raises:
+            PathMissingError: the child's root prefix is not here.
+            PathKindError: there is something else than a mountpoint or an empty directory.
+            DocumentError: a row of the child is damaged; the builder is broken then.
+        """
+        path = child.root_prefix
+        entry = self._existing(path)
+        known = self.nested_at(path)
+        if not entry.is_directory or entry.is_bind_mountpoint or path == self.root_prefix:
+            raise PathKindError(f"no nested catalog can be merged here: {path or '/'}")
+        if known is None:
+            self._check_empty(path, entry)
+        forgotten = Counters() if known is None else self._recorded(known, _recorded_by(child))
+        root = replace(child.root, is_nested_root=False, is_nested_mountpoint=False)
+        row, _ = self._encoded(path, root, keeps_role=True)
+        with self._changing():
+            if known is not None:
+                self._connection.execute(sql.DELETE_REFERENCE, (as_text(path),))
+            self._connection.execute(sql.UPDATE_ROW, (*row[4:], *row[:2]))
+            self._take(child, "(md5path_1, md5path_2) <> (?, ?)", path_key(path), path)
+            if not child.layout.is_current_version:
+                upgrade.count_links(self._connection)
+            self._subtree += child.subtree_counters - forgotten
+        self._attached.pop(path, None)
+        if isinstance(child, CatalogBuilder):
+            self._attached |= child._attached  # noqa: SLF001
+
+    def subtree_weights(self) -> Iterator[Weight]:
+        """How heavy each directory is, deepest first: what `cdn.catalog.nesting.choose_splits` takes.
+
+        Mountpoints count as one entry of their parent and are not listed themselves. Memory is bounded by the depth.
+
+        Raises:
+            DocumentError: the catalog is damaged.
+        """
+        with guard(self.document):
+            pending = [_Weighing(self.root_prefix, self._kinds_below(self.root_prefix))]
+            while pending:
+                top = pending[-1]
+                found = next(top.rows, None)
+                if found is None:
+                    pending.pop()
+                    if pending:
+                        pending[-1].entries += top.entries
+                    yield Weight(top.path, top.entries, top.children)
+                    continue
+                top.children += 1
+                name, mode, flags = found
+                if stat.S_ISDIR(mode) and not flags & sql.MOUNTPOINT_FLAGS:
+                    path = check_path(f"{top.path}/{name}", self.document)
+                    pending.append(_Weighing(path, self._kinds_below(path)))
+                else:
+                    top.entries += 1
+
+    # ---------------------------------------------------------------------------------------------------------- finishing
+
+    def finish(
+        self,
+        *,
+        revision: int,
+        previous: Digest | None,
+        last_modified: int,
+        ttl_seconds: int | None = None,
+        properties: Mapping[str, str | None] | None = None,
+    ) -> FinishedCatalog:
+        """Completes the catalog and closes its file.
+
+        Args:
+            revision: the catalog's own number; for a root catalog that of the manifest.
+            previous: digest of the catalog this one follows, None for the first.
+            last_modified: seconds since the epoch.
+            ttl_seconds: for root catalogs; the value that is there stays if omitted.
+            properties: others to set, such as ``volatile``; None removes one.
+
+        Raises:
+            UsageError: an earlier change failed half-way.
+        """
+        values: dict[str, str | None] = {
+            "revision": str(revision),
+            "previous_revision": previous.text if previous else None,
+            "last_modified": str(last_modified),
+            **({} if ttl_seconds is None else {"TTL": str(ttl_seconds)}),
+            **(properties or {}),
+        }
+        with self._changing():
+            if self._hardlinks_changed:
+                settle_hardlinks(self._connection)
+            row, _ = self._encoded(self.root_prefix, self.root, keeps_role=True)
+            self._connection.execute(sql.UPDATE_ROW, (*row[4:], *row[:2]))
+            own, root = self.own_counters, self.root
+            self._repair_subtree()
+            sql.write_properties(self._connection, values)
+            sql.write_counters(self._connection, own, self._subtree)
+            self._connection.commit()
+            sql.compact(self._connection)
+        self.close()
+        size, plain_digest = _measured(self.file)
+        return FinishedCatalog(self.file, size, root, own, self._subtree, plain_digest, self.replaced)
+
+    # ------------------------------------------------------------------------------------------------------------- inside
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        if self._is_broken:
+            raise UsageError(f"{self.document} cannot be written any further: an earlier change failed half-way")
+        try:
+            with guard(self.document):
+                yield
+        except BaseException:
+            self._is_broken = True
+            raise
+
+    def _existing(self, path: str) -> Entry:
+        entry = self.find(path)
+        if entry is None:
+            raise PathMissingError(path)
+        return entry
+
+    def _check_room(self, path: str) -> None:
+        if not path or not is_path(path) or not is_at_or_below(path, self.root_prefix):
+            raise UsageError(f"{path[:200]!r} is no path within {self.document}")
+        if self.find(path) is not None:
+            raise PathExistsError(path)
+        self.check_directory(parent_of(path))
+
+    def check_directory(self, path: str) -> None:
+        """Raises unless entries can be put into this directory.
+
+        Raises:
+            PathMissingError, PathKindError: see `insert`.
+        """
+        if not is_entered(self._existing(path)):
+            raise PathKindError(f"it is no directory of this catalog, so nothing can be put into it: {path or '/'}")
+
+    def _check_empty(self, path: str, entry: Entry) -> None:
+        is_root = path == self.root_prefix
+        if is_root or entry.is_nested_mountpoint or entry.is_bind_mountpoint or next(self.listing(path), None):
+            raise PathKindError(f"the directory is not empty: {path or '/'}")
+
+    def _encoded(self, path: str, entry: Entry, *, keeps_role: bool = False) -> tuple[Row, list[Row]]:
+        """The rows for an entry, which begins as no root or mountpoint unless it is told to keep its role."""
+        if entry.is_directory and not keeps_role:
+            entry = begun(entry)
+        if entry.hardlink_group:
+            self._hardlinks_changed = True
+        key = path_key(path)
+        parent = path_key(parent_of(path)) if path else (0, 0)
+        return encode_row(key, parent, name_of(path), entry), encode_chunks(key, entry) if entry.chunks else []
+
+    def _link(self, path: str, change: int) -> None:
+        self._connection.execute(sql.ADD_LINKS, (change, *path_key(path)))
+
+    @contextmanager
+    def _below(self, path: str) -> Iterator[None]:
+        """Collects the keys of all rows below a path, for `sql.IS_BELOW` to look at."""
+        self._connection.execute(sql.CREATE_BELOW)
+        self._connection.execute(sql.COLLECT_BELOW, path_key(path))
+        yield
+        self._connection.execute(sql.DROP_BELOW)
+
+    def _take(self, source: CatalogView, condition: str, key: tuple[int, ...], top: str) -> None:
+        """Copies rows and chunks of another catalog as they are, and its references at and below a path."""
+        origin = source._connection  # noqa: SLF001  # another of this class
+        keys, layout = "md5path_1, md5path_2", source.layout
+        rows = origin.execute(
+            f"SELECT {keys}, parent_1, parent_2, {layout.row_columns} FROM catalog WHERE {condition} ORDER BY rowid",  # noqa: S608
+            key,
+        )
+        copied = _copied(rows, source.document, group_last(self._connection))
+        self._connection.executemany(INSERT_ROW, copied)
+        self._group_last = None
+        if layout.has_chunks:
+            query = f"SELECT {keys}, {layout.chunk_columns} FROM chunks WHERE {condition} ORDER BY rowid"  # noqa: S608
+            self._connection.executemany(INSERT_CHUNK, origin.execute(query, key))
+        for statement, references in ((sql.SET_REFERENCE, source.nested()), (sql.SET_BIND, source.bind_mountpoints())):
+            rows_moving = [
+                (as_text(reference.path), reference.digest.text, reference.size)
+                for reference in references
+                if is_at_or_below(reference.path, top)
+            ]
+            self._connection.executemany(statement, rows_moving)
+
+    def _references_from(self, path: str) -> list[NestedReference]:
+        with guard(self.document):
+            return [self._reference(row) for row in self._connection.execute(sql.REFERENCES_FROM, sql.below(path))]
+
+    def _drop_references(self, path: str) -> None:
+        for statement in sql.DELETE_REFERENCES_FROM:
+            self._connection.execute(statement, sql.below(path))
+
+    def _recorded(self, reference: NestedReference, previous: Counters | None = None) -> Counters:
+        """What the subtree counters hold of a nested catalog."""
+        counters = self._attached.get(reference.path, previous)
+        if counters is not None:
+            return counters
+        if self._totals is None:
+            raise UsageError(f"to change the nested catalog at {reference.path}, what it counted so far must be given")
+        return self._totals(reference)
+
+    def _repair_subtree(self) -> None:
+        """Counts anew where what a stranger recorded cannot have been true."""
+        if min(astuple(self._subtree)) >= 0:
+            return
+        if self._totals is None:
+            self._subtree = Counters(*(max(value, 0) for value in astuple(self._subtree)))
+        else:
+            self._subtree = sum(map(self._recorded, self.nested()), Counters())
+
+    def _kinds_below(self, path: str) -> Iterator[tuple[str, int, int]]:
+        query = "SELECT name, mode, flags FROM catalog WHERE parent_1 = ? AND parent_2 = ? ORDER BY name"
+        cursor = self._connection.execute(query, path_key(path))
+        while rows := cursor.fetchmany(_FETCHED_ROWS):
+            for name, mode, flags in rows:
+                yield (
+                    database.text(name, self.document, "name"),
+                    database.integer(mode, self.document, "mode"),
+                    database.integer(flags, self.document, "flags"),
+                )
+
+
+class _Inserter:
+    """The inside of `CatalogBuilder.insert_many`: one statement for many rows, each directory looked at once."""
+
+    def __init__(self, builder: CatalogBuilder, connection: sqlite3.Connection) -> None:
+        self.count = 0
+        self.has_hardlinks = False
+        self._builder = builder
+        self._connection = connection
+        self._path = ""
+        self._chunks: list[Row] = []
+        self._parents: dict[str, tuple[tuple[int, int], list[None]]] = {}
+
+    def insert(self, part: Iterable[tuple[str, Entry]]) -> None:
+        """Adds one batch."""
+        try:
+            self._connection.executemany(INSERT_ROW, self._rows(part))
+        except sqlite3.IntegrityError as error:
+            raise PathExistsError(self._path) from error
+        self._connection.executemany(INSERT_CHUNK, self._chunks)
+        for path, (key, directories) in self._parents.items():
+            self._builder.check_directory(path)
+            if directories:
+                self._connection.execute(sql.ADD_LINKS, (len(directories), *key))
+        self._chunks.clear()
+        self._parents.clear()
+
+    def _rows(self, part: Iterable[tuple[str, Entry]]) -> Iterator[Row]:
+        parents = self._parents
+        directory: str | None = None
+        key = (0, 0)
+        directories: list[None] = []
+        for path, entry in part:
+            self._path = path
+            parent, slash, name = path.rpartition("/")
+            if not slash or not is_name(name):
+                raise UsageError(f"{path[:200]!r} is no path of an entry")
+            if parent != directory:
+                directory = parent
+                key, directories = parents.setdefault(parent, (path_key(parent), []))
+            if entry.is_directory:
+                directories.append(None)
+                entry = begun(entry)  # noqa: PLW2901  # the same entry in the role it begins with
+            elif entry.hardlink_group:
+                self.has_hardlinks = True
+            own = path_key(path)
+            if entry.chunks:
+                self._chunks += encode_chunks(own, entry)
+            self.count += 1
+            yield encode_row(own, key, name, entry)
+
+
+@dataclass(slots=True)
+class _Weighing:
+    """A directory whose weight is being taken."""
+
+    path: str
+    rows: Iterator[tuple[str, int, int]]
+    entries: int = 1
+    children: int = 0
+
+
+def begun(entry: Entry) -> Entry:
+    """A directory as it is when it is new: empty, in no role but that of a mountpoint-to-be, whose links are elsewhere."""
+    links = entry.link_count if entry.is_nested_mountpoint else 2
+    if entry.link_count == links and not (
+        entry.is_nested_mountpoint or entry.is_nested_root or entry.is_bind_mountpoint
+    ):
+        return entry
+    return replace(
+        entry,
+        link_count=links,
+        is_nested_mountpoint=False,
+        is_nested_root=False,
+        is_bind_mountpoint=False,
+        hardlink_group=0,
+    )
+
+
+def _root_row(path: str, entry: Entry) -> Row:
+    root = replace(begun(replace(entry, is_nested_mountpoint=False)), is_nested_root=bool(path))
+    return encode_row(path_key(path), path_key(parent_of(path)) if path else (0, 0), name_of(path), root)
+
+
+def _copied(rows: Iterable[Row], document: str, shift: int) -> Iterator[Row]:
+    """Rows of another catalog for `INSERT_ROW`, their groups of hard links renumbered; each is looked at before."""
+    for row in rows:
+        entry = decode_row(row[4:], document)
+        hardlinks = row[5] + (shift << 32) if entry.hardlink_group else row[5]
+        yield (*row[:5], hardlinks, *row[6:11], as_text(entry.name), as_text(row[12]), *row[13:17])
+
+
+def _recorded_by(child: Catalog | CatalogBuilder) -> Counters | None:
+    return child.total_counters if isinstance(child, Catalog) else child.replaced
+
+
+def _measured(file: str) -> tuple[int, bytes]:
+    """Size and plain digest of a file."""
+    digest = hashlib.sha256()
+    size = 0
+    with open(file, "rb") as stream:
+        while piece := stream.read(_READ_BYTES):
+            size += len(piece)
+            digest.update(piece)
+    return size, digest.digest()
