@@ -7,6 +7,7 @@ uncompressed bytes) is our extension and described in docs/formats/plain-digest.
 from __future__ import annotations
 
 import hashlib
+import struct
 from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Final, Protocol
@@ -138,6 +139,9 @@ def plain_digest_of(data: Buffer) -> bytes:
     return hashlib.sha256(data).digest()
 
 
+_PATH_KEY: Final = struct.Struct("<qq")
+
+
 def path_key(path: str | bytes) -> tuple[int, int]:
     """The key of a repository path in catalogs: its MD5 as two signed little-endian 64-bit integers (spec §5.4).
 
@@ -145,8 +149,7 @@ def path_key(path: str | bytes) -> tuple[int, int]:
         path: absolute, without a trailing slash; the root is the empty string. Text is encoded with surrogateescape.
     """
     raw = path if isinstance(path, bytes) else path.encode("utf-8", "surrogateescape")
-    value = hashlib.md5(raw, usedforsecurity=False).digest()
-    return int.from_bytes(value[:8], "little", signed=True), int.from_bytes(value[8:], "little", signed=True)
+    return _PATH_KEY.unpack(hashlib.md5(raw, usedforsecurity=False).digest())  # type: ignore[return-value]
 
 
 def _new(algorithm: Algorithm) -> _Hash:

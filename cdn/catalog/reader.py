@@ -7,6 +7,7 @@ sorting happens in SQLite, which spills to disk.
 
 from __future__ import annotations
 
+import sqlite3
 import stat
 from typing import TYPE_CHECKING, Final, Self
 
@@ -22,7 +23,6 @@ from cdn.objects import Kind, ObjectName
 
 if TYPE_CHECKING:
     import os
-    import sqlite3
     from collections.abc import Iterator
     from types import TracebackType
 
@@ -94,13 +94,16 @@ class CatalogView:
         Raises:
             DocumentError: the row is damaged.
         """
-        with guard(self.document):
+        try:
             row = self._connection.execute(self._find, path_key(path)).fetchone()
             if row is None:
                 return None
             if row[7] != name_of(path):
                 raise DocumentError(self.document, f"the row of {path[:200]!r} is named {row[7]!r:.80}")
             return self.entry_of(row)
+        except (sqlite3.Error, ValueError, OverflowError):
+            with guard(self.document):  # only now: entering it for each lookup would be a tenth of its time
+                raise
 
     def listing(self, path: str) -> Iterator[Entry]:
         """The entries of a directory in ascending byte order of their names, hidden ones included; none if there is no such directory.

@@ -25,6 +25,7 @@ CHUNKS_MAX: Final = 1 << 20
 SYMLINK_BYTES_MAX: Final = 65_535
 """Linux file systems hold 4095; what is longer by far is no link target."""
 _DIGEST_BYTES: Final = 20
+_NULL_DIGEST: Final = bytes(_DIGEST_BYTES)
 _PLAIN_BYTES: Final = 32
 _BINDING_BYTES: Final = 8
 _NANOSECONDS: Final = 1_000_000_000
@@ -32,6 +33,9 @@ _UINT32: Final = 0xFFFF_FFFF
 _UINT64: Final = 0xFFFF_FFFF_FFFF_FFFF
 _INT64_MAX: Final = (1 << 63) - 1
 _MODE_MAX: Final = 0xFFFF
+_REGULAR: Final = stat.S_IFREG
+_DIRECTORY: Final = stat.S_IFDIR
+_SYMLINK: Final = stat.S_IFLNK
 _SPECIAL_KINDS: Final = frozenset({stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK})
 _DEVICE_KINDS: Final = frozenset({stat.S_IFCHR, stat.S_IFBLK})
 _ROLES: Final = (
@@ -84,18 +88,25 @@ def decode_row(row: Row, document: str, chunks: tuple[Chunk, ...] = ()) -> Entry
     if name and not is_name(name):
         raise DocumentError(document, f"{name[:80]!r} is no name of a directory entry")
     kind = mode & 0xF000
-    content = 0
     digest = plain_digest = None
+    compression = Compression.ZLIB
+    is_chunked = False
     device = 0
-    if kind == stat.S_IFREG:
-        content = flags
-        digest = _decode_digest(raw_digest, flags, document)
-        plain_digest = None if plain is None else decode_plain_digest(plain, raw_digest)
-    elif kind == stat.S_IFDIR:
-        pass
-    elif kind == stat.S_IFLNK:
+    if kind == _REGULAR:
+        symlink = ""
+        compression = _COMPRESSIONS.get(flags >> 11 & 7)
+        if compression is None:
+            raise DocumentError(document, f"flags {flags} name no compression")
+        is_chunked = flags & entries.FLAG_CHUNKED != 0
+        if raw_digest is not None:
+            digest = _decode_digest(raw_digest, flags, document)
+            plain_digest = None if plain is None else decode_plain_digest(plain, raw_digest)
+    elif kind == _DIRECTORY:
+        symlink = ""
+    elif kind == _SYMLINK:
         size = _symlink_size(name, symlink, document)
     elif kind in _SPECIAL_KINDS:
+        symlink = ""
         if kind in _DEVICE_KINDS:
             device, size = size, 0
     else:
@@ -110,16 +121,16 @@ def decode_row(row: Row, document: str, chunks: tuple[Chunk, ...] = ()) -> Entry
         uid & _UINT32,
         gid & _UINT32,
         digest,
-        symlink if kind == stat.S_IFLNK else "",
+        symlink,
         hardlinks & _UINT32,
         (hardlinks & _UINT64) >> 32,
         () if xattr is None else _decode_xattrs(xattr, document),
-        _compression(content, document) if content else Compression.ZLIB,
+        compression,
         chunks,
         device,
         plain_digest,
         *(_decode_roles(roles, kind) if roles else _NO_ROLES),
-        content & entries.FLAG_CHUNKED != 0,
+        is_chunked,
     )
 
 
@@ -169,11 +180,11 @@ def decode_plain_digest(value: object, raw_digest: object) -> bytes | None:
 
 
 def _decode_digest(raw: object, flags: int, document: str) -> Digest | None:
-    if raw is None or raw == b"":
-        return None
     if type(raw) is not bytes or len(raw) != _DIGEST_BYTES:
+        if raw == b"":
+            return None
         raise DocumentError(document, f"a digest is {raw!r:.80}, not {_DIGEST_BYTES} bytes")
-    return Digest(_algorithm(flags, document), raw) if any(raw) else None
+    return None if raw == _NULL_DIGEST else Digest(_algorithm(flags, document), raw)
 
 
 def _algorithm(flags: int, document: str) -> Algorithm:
@@ -181,13 +192,6 @@ def _algorithm(flags: int, document: str) -> Algorithm:
     if algorithm is None:
         raise DocumentError(document, f"flags {flags} name no hash algorithm")
     return algorithm
-
-
-def _compression(flags: int, document: str) -> Compression:
-    compression = _COMPRESSIONS.get(flags >> 11 & 7)
-    if compression is None:
-        raise DocumentError(document, f"flags {flags} name no compression")
-    return compression
 
 
 def _decode_mtime_ns(value: object, document: str) -> int:
@@ -210,7 +214,7 @@ def _decode_xattrs(value: object, document: str) -> tuple[tuple[bytes, bytes], .
 
 
 def _decode_roles(flags: int, kind: int) -> _Roles:
-    is_directory, is_file = kind == stat.S_IFDIR, kind == stat.S_IFREG
+    is_directory, is_file = kind == _DIRECTORY, kind == _REGULAR
     return (
         is_directory and flags & entries.FLAG_NESTED_MOUNTPOINT != 0,
         is_directory and flags & entries.FLAG_NESTED_ROOT != 0,
@@ -254,14 +258,14 @@ def encode_row(key: tuple[int, int], parent: tuple[int, int], name: str, entry: 
     raw: bytes | None = None
     plain: bytes | None = None
     hardlinks = entry.link_count
-    if kind == stat.S_IFREG:
+    if kind == _REGULAR:
         flags, raw, plain = _encode_content(name, entry)
         hardlinks = entry.hardlink_group << 32 | hardlinks if entry.hardlink_group else 1
         if size < 0:
             raise UsageError(f"{name!r} cannot be stored: its size is {size}")
-    elif kind == stat.S_IFDIR:
+    elif kind == _DIRECTORY:
         flags = entry.flags
-    elif kind == stat.S_IFLNK or kind in _SPECIAL_KINDS:
+    elif kind == _SYMLINK or kind in _SPECIAL_KINDS:
         flags = entry.flags
         size = _size_of_other(name, entry)
         hardlinks = entry.hardlink_group << 32 | hardlinks if entry.hardlink_group else 1
@@ -270,7 +274,7 @@ def encode_row(key: tuple[int, int], parent: tuple[int, int], name: str, entry: 
     if not 0 < hardlinks <= _INT64_MAX or abs(entry.mtime) > _INT64_MAX or not 0 <= entry.mtime_ns < _NANOSECONDS:
         raise UsageError(f"{name!r} cannot be stored: its modification time or link count is out of range")
     xattr = encode_xattrs(entry.xattrs) if entry.xattrs else None
-    symlink = entry.symlink if kind == stat.S_IFLNK else ""
+    symlink = entry.symlink if kind == _SYMLINK else ""
     return (
         *key,
         *parent,

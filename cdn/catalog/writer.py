@@ -109,6 +109,7 @@ class CatalogBuilder(CatalogView):
         self._hardlinks_changed = False
         self._group_last: int | None = None
         self._is_broken = False
+        self._is_indexed = False
         connection.execute(f"PRAGMA cache_size = -{sql.CACHE_KIBIBYTES}")
 
     # ----------------------------------------------------------------------------------------------- opening and closing
@@ -134,7 +135,7 @@ class CatalogBuilder(CatalogView):
             raise UsageError(f"the root of a catalog must be a directory: {root_prefix or '/'}")
         connection = database.create(file)
         try:
-            for statement in (CATALOG_TABLE, PARENT_INDEX, *OTHER_TABLES):
+            for statement in (CATALOG_TABLE, *OTHER_TABLES):  # the index follows when something asks by parent
                 connection.execute(statement)
             sql.write_properties(connection, {"schema": str(SCHEMA_VERSION), "schema_revision": str(SCHEMA_REVISION)})
             if root_prefix:
@@ -165,7 +166,6 @@ class CatalogBuilder(CatalogView):
             if not layout.is_newest:
                 with guard(document):
                     upgrade.to_newest(connection, layout)
-            connection.execute(PARENT_INDEX)
             builder = cls(os.fspath(file), connection, root_prefix, subtree, totals)
             builder.replaced = own + subtree
             builder.root  # noqa: B018  # raises if there is none
@@ -519,6 +519,7 @@ class CatalogBuilder(CatalogView):
             self._connection.execute(sql.UPDATE_ROW, (*row[4:], *row[:2]))
             own, root = self.own_counters, self.root
             self._repair_subtree()
+            self._index()
             sql.write_properties(self._connection, values)
             sql.write_counters(self._connection, own, self._subtree)
             self._connection.commit()
@@ -528,6 +529,16 @@ class CatalogBuilder(CatalogView):
         return FinishedCatalog(self.file, size, root, own, self._subtree, plain_digest, self.replaced)
 
     # ------------------------------------------------------------------------------------------------------------- inside
+
+    def rows_below(self, key: tuple[int, int]) -> Iterator[Row]:
+        """As in every view; builds the index that this needs, which costs less at once than row by row."""
+        self._index()
+        return super().rows_below(key)
+
+    def _index(self) -> None:
+        if not self._is_indexed:
+            self._connection.execute(PARENT_INDEX)
+            self._is_indexed = True
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
@@ -583,6 +594,7 @@ class CatalogBuilder(CatalogView):
     @contextmanager
     def _below(self, path: str) -> Iterator[None]:
         """Collects the keys of all rows below a path, for `sql.IS_BELOW` to look at."""
+        self._index()
         self._connection.execute(sql.CREATE_BELOW)
         self._connection.execute(sql.COLLECT_BELOW, path_key(path))
         yield
@@ -638,6 +650,7 @@ class CatalogBuilder(CatalogView):
 
     def _kinds_below(self, path: str) -> Iterator[tuple[str, int, int]]:
         query = "SELECT name, mode, flags FROM catalog WHERE parent_1 = ? AND parent_2 = ? ORDER BY name"
+        self._index()
         cursor = self._connection.execute(query, path_key(path))
         while rows := cursor.fetchmany(_FETCHED_ROWS):
             for name, mode, flags in rows:
