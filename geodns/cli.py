@@ -35,8 +35,8 @@ def geodns() -> None:
 def run(out: Output, config_path: Path) -> None:
     """Answer queries until told to stop.
 
-    SIGHUP reads the configuration, the map and the database again and keeps the old ones if the new have a mistake. SIGTERM and
-    SIGINT stop.
+    SIGHUP reads the configuration, the map and the database again, and keeps the old ones if the new have a mistake.
+    SIGTERM and SIGINT stop.
     """
     from geodns.config import load
     from geodns.running import run_until_stopped
@@ -87,7 +87,7 @@ def lookup(
 ) -> None:
     """Say what a client would be answered for NAME, and why.
 
-    All edges are taken to be well unless --down or --slow says otherwise; `cdn geodns status` shows how they really are.
+    All edges are taken to be well unless --down or --slow says otherwise; `cdn geodns status` shows how they are.
     """
     from cdn.errors import UsageError
     from geodns.assembly import build_content
@@ -135,7 +135,7 @@ def status(out: Output, admin: str) -> None:
     out.result(document, f"zones: {served}", Table(("edge", "state", "seconds", "reason"), rows))
 
 
-# ------------------------------------------------------------------------------------------------------------------- text
+# ----------------------------------------------------------------------------------------------------------------- text
 
 
 def _doubts(config: GeoDnsConfig) -> list[str]:

@@ -130,7 +130,7 @@ class StreamListener(asyncio.Protocol):
         self._last_query = self._loop.time()
         self._timer = self._loop.call_later(self._limits.idle_seconds, self._close_if_idle)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 -- asyncio names it
+    def connection_lost(self, exc: Exception | None) -> None:
         if self._transport is None:
             return
         self._transport = None

@@ -10,6 +10,7 @@ Sources: RFC 1035 (messages, names, compression), RFC 6891 (EDNS), RFC 7871 (cli
 
 from __future__ import annotations
 
+import re
 import struct
 from dataclasses import dataclass
 from enum import IntEnum
@@ -34,6 +35,8 @@ _TYPE_AND_CLASS = struct.Struct("!HH")
 _RECORD = struct.Struct("!HHIH")
 _OPTION = struct.Struct("!HH")
 _SUBNET = struct.Struct("!HBB")
+
+_LABEL: Final = re.compile(r"[A-Za-z0-9_-]+")
 
 _REPLY: Final = 0x8000
 _OPCODE: Final = 0x7800
@@ -95,7 +98,7 @@ class Name(bytes):
         for label in labels:
             if not 1 <= len(label) <= LABEL_BYTES_MAX:
                 raise ValueError(f"{text!r} is not a domain name: each label has 1 to 63 characters")
-            if not (label.isascii() and label.replace("-", "").replace("_", "").isalnum()):
+            if _LABEL.fullmatch(label) is None:
                 raise ValueError(f"{text!r} is not a domain name: labels are letters, digits, '-' and '_'")
         wire = b"".join(bytes((len(label),)) + label.encode("ascii") for label in labels) + b"\0"
         if len(wire) > NAME_BYTES_MAX:
