@@ -33,6 +33,7 @@ PAGE_BYTES: Final = 4096
 VALUE_BYTES_MAX: Final = 256 << 10
 """The longest row: the largest attribute blob of spec §5.7 has 130,562 bytes."""
 TABLES_MAX: Final = 64
+PROPERTIES_MAX: Final = 256
 
 _TICK_OPERATIONS: Final = 250_000
 """Operations of SQLite's machine between two looks at the budget: some milliseconds, so that the look costs nothing."""
@@ -40,6 +41,7 @@ _TICKS_FREE: Final = 40
 _TICK_BYTES: Final = 64 << 10
 """A scan needs about one operation for each byte of the file; this allows four."""
 
+_NUMBER_DIGITS_MAX: Final = 20
 _HEADER_BYTES: Final = 100
 _MAGIC: Final = b"SQLite format 3\x00"
 _UTF8: Final = 1
@@ -159,6 +161,29 @@ def text(value: object, document: str, name: str) -> str:
         DocumentError: it is of another type.
     """
     return _typed(value, str, document, name)
+
+
+def properties(connection: sqlite3.Connection, document: str) -> dict[str, str]:
+    """The table `properties`, which catalogs, histories and reflogs have alike; every value as text (spec §5.3).
+
+    Raises:
+        DocumentError: there is no such table, it is too long, or a key is no text.
+    """
+    with guard(document):
+        rows = connection.execute("SELECT key, value FROM properties LIMIT ?", (PROPERTIES_MAX + 1,)).fetchall()
+    if len(rows) > PROPERTIES_MAX:
+        raise DocumentError(document, f"it has more than {PROPERTIES_MAX} properties")
+    return {text(key, document, "a property's key"): str(value) for key, value in rows if value is not None}
+
+
+def schema_of(values: dict[str, str], document: str) -> tuple[float, int]:
+    """Version and revision of the schema, from the properties; 1.0 and 0 where they are not said (spec §5.2).
+
+    Raises:
+        DocumentError: they are no numbers.
+    """
+    with guard(document):
+        return float(values.get("schema", "1.0")), int(values.get("schema_revision", "0")[:_NUMBER_DIGITS_MAX])
 
 
 def _typed(value: object, kind: type[_Value], document: str, name: str) -> _Value:
