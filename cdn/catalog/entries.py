@@ -1,7 +1,7 @@
-"""One row of a catalog as a value: entry kinds, flag bits, hardlink groups and extended attributes (spec §5.2, §5.5-5.7).
+"""One row of a catalog as a value: kinds, flags, groups of hard links, extended attributes (spec §5.2, §5.5-5.7).
 
-Paths and names are `str` decoded with *surrogateescape*, so that any bytes a file system allows survive the round trip; the functions
-`encode_name` and `decode_name` are the only places that convert.
+Paths and names are `str` decoded with *surrogateescape*, so that any bytes a file system allows survive the round trip;
+the functions `encode_name` and `decode_name` are the only places that convert.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Entry:
     Args:
         name: last path component; empty for the repository's root.
         mode: full `st_mode`, file type included.
-        size: bytes of a regular file; 4096 by convention for directories; target length for symlinks; 0 for special files,
+        size: bytes of a regular file; 4096 by convention for directories; target length for symlinks; 0 for special
+            files,
             for devices the number is in `device`.
         mtime: seconds since the epoch; may be negative.
         mtime_ns: the nanosecond part, 0 to 999,999,999.
@@ -68,7 +69,8 @@ class Entry:
         chunks: the parts of a chunked file, in order; empty otherwise.
         device: Linux `makedev` encoding for device files.
         plain_digest: SHA-256 of the content of an unchunked regular file, None where unknown.
-        is_nested_mountpoint, is_nested_root, is_bind_mountpoint, is_hidden, is_external, is_direct_io: the flag bits of that name.
+        is_nested_mountpoint, is_nested_root, is_bind_mountpoint, is_hidden, is_external, is_direct_io: the flag bits of
+            that name.
     """
 
     name: str
@@ -189,7 +191,8 @@ def encode_xattrs(xattrs: tuple[tuple[bytes, bytes], ...]) -> bytes | None:
     """The blob of the column `xattr`, None for no attributes (spec §5.7).
 
     Raises:
-        DocumentError: the format cannot hold them: more than 255, an empty key, a NUL in a key, or one longer than 255 bytes.
+        DocumentError: the format cannot hold them: more than 255, an empty key, a NUL in a key, or one longer than 255
+            bytes.
     """
     if not xattrs:
         return None

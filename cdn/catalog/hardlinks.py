@@ -1,7 +1,8 @@
 """Groups of hard links put right (spec §5.6).
 
-A group is numbered within one catalog; its members share a directory and everything but their names, and each says how many there
-are. Editing entries one by one breaks this in every way there is, so instead of following each edit the groups are settled once,
+A group is numbered within one catalog; its members share a directory and everything but their names, and each says how
+many there are. Editing entries one by one breaks this in every way there is, so instead of following each edit the
+groups are settled once,
 when a catalog is finished: members that differ part ways, groups of one dissolve, counts are counted.
 """
 

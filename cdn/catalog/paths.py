@@ -1,4 +1,4 @@
-"""Paths within a repository, as catalogs know them (spec §5.4): absolute, no slash at the end, the root is the empty string."""
+"""Paths in a repository as catalogs know them: absolute, no slash at the end, the root is empty (spec §5.4)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def order_key(path: str) -> list[bytes]:
 
 
 def is_name(name: str) -> bool:
-    """Whether a directory can hold an entry of this name: no slash, no NUL, not ``.`` or ``..``, not empty, not too long."""
+    """Whether a directory can hold this name: no slash, no NUL, not ``.`` or ``..``, not empty, not too long."""
     if not name or "/" in name or "\0" in name or name in (".", ".."):
         return False
     return len(name) <= NAME_BYTES_MAX // 4 or len(encode_name(name)) <= NAME_BYTES_MAX

@@ -1,9 +1,10 @@
 """Reading a catalog: lookups, listings, references and counters, whoever wrote the file (spec §5).
 
-`CatalogView` is what a file open for reading and one being written have in common; `Catalog` opens a file for reading. Nothing but
-`DocumentError` comes out of a damaged file, and nothing is held in memory that grows with it: listings and walks are iterators,
-sorting happens in SQLite, which spills to disk.
+`CatalogView` is what a file open for reading and one being written have in common; `Catalog` opens a file for reading.
+Nothing but `DocumentError` comes out of a damaged file, and nothing is held in memory that grows with it: listings and
+walks are iterators, sorting happens in SQLite, which spills to disk.
 """
+# ruff: noqa: S608  # what is put into queries are names of tables and columns written in this package
 
 from __future__ import annotations
 
@@ -16,14 +17,14 @@ from cdn.catalog.paths import PATH_BYTES_MAX, check_path, is_at_or_below, moved,
 from cdn.catalog.rows import Row, as_text, decode_chunks, decode_row, has_chunks
 from cdn.catalog.schema import COUNTER_NAMES, Counters, Layout, NestedReference
 from cdn.compression import Compression
-from cdn.database import guard, open_readonly
+from cdn.database import guard, open_readonly, properties, schema_of
 from cdn.errors import DocumentError, PathMissingError
 from cdn.hashing import Algorithm, Digest, path_key
 from cdn.objects import Kind, ObjectName
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from types import TracebackType
 
     from cdn.catalog.entries import Entry
@@ -33,7 +34,8 @@ REFERENCES_MAX: Final = 1 << 18
 _BATCH: Final = 64
 """Rows of a listing taken at once: small directories are read whole, so that their query is free for the next."""
 _DIGEST_BYTES: Final = 20
-_PROPERTY_CHARACTERS_MAX: Final = 64 << 10
+_NUMBER_DIGITS_MAX: Final = 18
+"""So many fit 64 bits."""
 
 _OBJECTS: Final = """
 SELECT hash, flags >> 8 & 7, flags >> 11 & 7, 0 FROM catalog
@@ -47,7 +49,8 @@ _LEGACY_OBJECTS: Final = "SELECT DISTINCT hash, 0, 0, 0 FROM catalog WHERE lengt
 class CatalogView:
     """What can be asked of a catalog, whether it is a finished one or one being written.
 
-    Paths are those the catalog was written for. One that is mounted elsewhere (a bind mountpoint) is asked with `translated` paths.
+    Paths are those the catalog was written for. One that is mounted elsewhere (a bind mountpoint) is asked with
+    `translated` paths.
 
     Args:
         connection: to the file.
@@ -68,7 +71,7 @@ class CatalogView:
         self._references = f"SELECT {references} FROM nested_catalogs"
         self._binds = "SELECT path, sha1, size FROM bind_mountpoints"
 
-    # ------------------------------------------------------------------------------------------------------------ entries
+    # ---------------------------------------------------------------------------------------------------------- entries
 
     @property
     def root(self) -> Entry:
@@ -106,7 +109,7 @@ class CatalogView:
                 raise
 
     def listing(self, path: str) -> Iterator[Entry]:
-        """The entries of a directory in ascending byte order of their names, hidden ones included; none if there is no such directory.
+        """The entries of a directory in byte order of their names, hidden ones included; none if it is not there.
 
         Raises:
             DocumentError: a row is damaged, or two have the same name.
@@ -124,9 +127,10 @@ class CatalogView:
                 yield entry
 
     def walk(self, path: str | None = None) -> Iterator[tuple[str, Entry]]:
-        """Everything at and below a path that this catalog holds: parents before children, siblings in byte order of their names.
+        """Everything this catalog has at and below a path: parents before children, siblings in order of name bytes.
 
-        Mountpoints are met but not entered. The number of open queries is bounded by the depth, which is bounded by the length of paths.
+        Mountpoints are met but not entered. The number of open queries is bounded by the depth, which is bounded by the
+        length of paths.
 
         Args:
             path: where to begin; the catalog's root if omitted.
@@ -177,7 +181,7 @@ class CatalogView:
         chunks = decode_chunks(self._connection.execute(self._chunks, row[13:]), row, self.document)
         return decode_row(row, self.document, chunks)
 
-    # --------------------------------------------------------------------------------------------------------- references
+    # ------------------------------------------------------------------------------------------------------- references
 
     def nested(self) -> list[NestedReference]:
         """The nested catalogs attached directly to this one, in order of their paths.
@@ -212,7 +216,7 @@ class CatalogView:
         return self._reference_at(self._binds, path) if self.layout.has_bind_mountpoints else None
 
     def covering(self, path: str) -> NestedReference | None:
-        """The nested or bind-mounted catalog in which this path lies: attached at the path itself or at the deepest directory above it.
+        """The nested or bind-mounted catalog a path lies in: attached at the path or at the deepest directory above.
 
         Raises:
             DocumentError: the reference is damaged.
@@ -256,7 +260,7 @@ class CatalogView:
             raise DocumentError(self.document, f"the nested catalog at {path!r}: {error.reason}") from error
 
     def translated(self, path: str, mountpoint: str) -> str:
-        """The path to ask this catalog for, when it is mounted at `mountpoint` rather than at its own root prefix (spec §5.9).
+        """The path to ask for when the catalog is mounted at `mountpoint`, not at its own root prefix (spec §5.9).
 
         Raises:
             ValueError: `path` is not at or below `mountpoint`.
@@ -273,19 +277,20 @@ class Catalog(CatalogView):
     """A catalog open for reading; a context manager. One thread at a time."""
 
     def __init__(self, connection: sqlite3.Connection, layout: Layout, document: str) -> None:
-        properties = _Properties(connection, document)
-        super().__init__(connection, layout, check_path(properties.text("root_prefix") or "", document), document)
+        values = properties(connection, document)
+        super().__init__(connection, layout, read_root_prefix(values, document), document)
         self.schema = layout.version
         self.schema_revision = layout.revision
-        self.revision = properties.number("revision") or 0
-        self.last_modified = properties.number("last_modified") or 0
-        self.ttl_seconds = properties.number("TTL")
-        self.is_volatile = bool(properties.number("volatile"))
-        self.authorization = properties.text("voms_authz")
-        self.branch = properties.text("branch") or ""
-        previous = properties.text("previous_revision")
-        self.previous = properties.digest(previous) if previous else None
+        self.revision = _number(values, "revision", document) or 0
+        self.last_modified = _number(values, "last_modified", document) or 0
+        self.ttl_seconds = _number(values, "TTL", document)
+        self.is_volatile = bool(_number(values, "volatile", document))
+        self.authorization = values.get("voms_authz")
+        self.branch = values.get("branch", "")
+        previous = values.get("previous_revision")
+        self.previous = _digest(previous, document) if previous else None
         self._counters = read_counters(connection, layout, document)
+        self._mountpoints: dict[str, NestedReference] | None = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str], *, document: str = "catalog") -> Catalog:
@@ -318,6 +323,14 @@ class Catalog(CatalogView):
     ) -> None:
         self.close()
 
+    def covering(self, path: str) -> NestedReference | None:
+        """As in every view; the references are read once, as nobody changes them."""
+        if self._mountpoints is None:
+            self._mountpoints = {reference.path: reference for reference in (*self.bind_mountpoints(), *self.nested())}
+        if not self._mountpoints:
+            return None
+        return next((self._mountpoints[prefix] for prefix in prefixes(path) if prefix in self._mountpoints), None)
+
     @property
     def own_counters(self) -> Counters:
         """What the catalog says it holds itself."""
@@ -336,7 +349,8 @@ class Catalog(CatalogView):
     def references(self) -> Iterator[tuple[ObjectName, Compression]]:
         """Every distinct object that the rows need, external files excluded and nested catalogs not included.
 
-        The query sorts on disk where there are many. An object that two rows say to be compressed differently comes twice.
+        The query sorts on disk where there are many. An object that two rows say to be compressed differently comes
+        twice.
 
         Raises:
             DocumentError: a digest is damaged.
@@ -354,53 +368,7 @@ class Catalog(CatalogView):
                 yield ObjectName(digest, Kind.CHUNK if is_chunk else Kind.FILE), Compression(compression)
 
 
-# -------------------------------------------------------------------------------------------------- properties and counters
-
-
-class _Properties:
-    """The table `properties`, of which any value may be anything."""
-
-    def __init__(self, connection: sqlite3.Connection, document: str) -> None:
-        self._connection = connection
-        self._document = document
-
-    def text(self, key: str) -> str | None:
-        """The value of a key, None where there is none."""
-        with guard(self._document):
-            row = self._connection.execute("SELECT value FROM properties WHERE key = ?", (key,)).fetchone()
-        if row is None or row[0] is None:
-            return None
-        value = row[0]
-        if not isinstance(value, str | int | float) or len(str(value)) > _PROPERTY_CHARACTERS_MAX:
-            raise DocumentError(self._document, f"its property {key} is {value!r:.80}")
-        return str(value)
-
-    def number(self, key: str) -> int | None:
-        """The value of a key as an integer, None where there is none."""
-        value = self.text(key)
-        if not value:
-            return None
-        digits = value.removeprefix("-")
-        if not digits.isascii() or not digits.isdigit() or len(digits) > 18:
-            raise DocumentError(self._document, f"its property {key} is {value[:80]!r}, not a number")
-        return int(value)
-
-    def version(self) -> float:
-        """The property `schema`; absent means 1.0 (spec §5.2)."""
-        value = self.text("schema")
-        if value is None:
-            return 1.0
-        try:
-            return float(value)
-        except ValueError as error:
-            raise DocumentError(self._document, f"its schema is {value[:80]!r}") from error
-
-    def digest(self, text: str) -> Digest:
-        """A value as a digest."""
-        try:
-            return Digest.parse(text)
-        except DocumentError as error:
-            raise DocumentError(self._document, error.reason) from error
+# ---------------------------------------------------------------------------------------------- properties and counters
 
 
 def read_layout(connection: sqlite3.Connection, document: str) -> Layout:
@@ -409,18 +377,34 @@ def read_layout(connection: sqlite3.Connection, document: str) -> Layout:
     Raises:
         DocumentError: it is no catalog that real clients read.
     """
-    properties = _Properties(connection, document)
-    revision = properties.number("schema_revision") or 0
-    return Layout.of(connection, properties.version(), revision, document)
+    version, revision = schema_of(properties(connection, document), document)
+    return Layout.of(connection, version, revision, document)
 
 
-def read_property(connection: sqlite3.Connection, key: str, document: str) -> str | None:
-    """The value of one property as text, None where there is none.
+def read_root_prefix(values: Mapping[str, str], document: str) -> str:
+    """The path of a catalog's root, from its properties.
 
     Raises:
-        DocumentError: it is no text or number.
+        DocumentError: it is no path.
     """
-    return _Properties(connection, document).text(key)
+    return check_path(values.get("root_prefix", ""), document)
+
+
+def _number(values: Mapping[str, str], key: str, document: str) -> int | None:
+    text = values.get(key)
+    if not text:
+        return None
+    digits = text.removeprefix("-")
+    if not digits.isascii() or not digits.isdigit() or len(digits) > _NUMBER_DIGITS_MAX:
+        raise DocumentError(document, f"its property {key} is {text[:80]!r}, not a number")
+    return int(text)
+
+
+def _digest(text: str, document: str) -> Digest:
+    try:
+        return Digest.parse(text)
+    except DocumentError as error:
+        raise DocumentError(document, error.reason) from error
 
 
 def read_counters(connection: sqlite3.Connection, layout: Layout, document: str) -> tuple[Counters, Counters]:

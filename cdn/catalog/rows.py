@@ -1,8 +1,8 @@
 """Rows of the tables `catalog` and `chunks` as values and back (spec §5.2, §5.5, §5.6).
 
-Reading is lenient where real clients are (link counts, sizes of directories) and strict where a wrong value could lead somewhere:
-names that escape their directory, sizes that cannot be, chunks that leave a gap. Mode decides what kind of entry a row is, as it
-does for clients; that flags agree is for `cdn.catalog.validate` to say.
+Reading is lenient where real clients are (link counts, sizes of directories) and strict where a wrong value could lead
+somewhere: names that escape their directory, sizes that cannot be, chunks that leave a gap. Mode decides what kind of
+entry a row is, as it does for clients; that flags agree is for `cdn.catalog.validate` to say.
 """
 
 from __future__ import annotations
@@ -53,10 +53,10 @@ _Roles = tuple[bool, bool, bool, bool, bool, bool]
 _NO_ROLES: Final[_Roles] = (False, False, False, False, False, False)
 
 Row = tuple[Any, ...]
-"""hash, hardlinks, size, mode, mtime, mtimens, flags, name, symlink, uid, gid, xattr, plain_digest, md5path_1, md5path_2"""
+"""hash, hardlinks, size, mode, mtime, mtimens, flags, name, symlink, uid, gid, xattr, plain_digest, and the key."""
 
 
-# ----------------------------------------------------------------------------------------------------------------- reading
+# -------------------------------------------------------------------------------------------------------------- reading
 
 
 def decode_row(row: Row, document: str, chunks: tuple[Chunk, ...] = ()) -> Entry:
@@ -94,9 +94,9 @@ def decode_row(row: Row, document: str, chunks: tuple[Chunk, ...] = ()) -> Entry
     device = 0
     if kind == _REGULAR:
         symlink = ""
-        compression = _COMPRESSIONS.get(flags >> 11 & 7)
-        if compression is None:
+        if (number := flags >> 11 & 7) not in _COMPRESSIONS:
             raise DocumentError(document, f"flags {flags} name no compression")
+        compression = _COMPRESSIONS[number]
         is_chunked = flags & entries.FLAG_CHUNKED != 0
         if raw_digest is not None:
             digest = _decode_digest(raw_digest, flags, document)
@@ -149,7 +149,8 @@ def decode_chunks(rows: Iterable[Sequence[Any]], row: Row, document: str) -> tup
         document: what to call the catalog in an error.
 
     Raises:
-        DocumentError: there are none or too many, they leave a gap or overlap, or their sizes do not add up to the file's.
+        DocumentError: there are none or too many, they leave a gap or overlap, or their sizes do not add up to the
+            file's.
     """
     algorithm = _algorithm(row[6], document)
     chunks: list[Chunk] = []
@@ -171,8 +172,9 @@ def decode_chunks(rows: Iterable[Sequence[Any]], row: Row, document: str) -> tup
 def decode_plain_digest(value: object, raw_digest: object) -> bytes | None:
     """The plain digest of a column of that name, None where there is none.
 
-    Behind the SHA-256 stand the first bytes of the stored content's digest. A publisher that does not know the column leaves it as
-    it was when it changes the content; then these differ and the value is not believed (docs/formats/plain-digest.md).
+    Behind the SHA-256 stand the first bytes of the stored content's digest. A publisher that does not know the column
+    leaves it as it was when it changes the content; then these differ and the value is not believed
+    (docs/formats/plain-digest.md).
     """
     if type(value) is not bytes or len(value) != _PLAIN_BYTES + _BINDING_BYTES or type(raw_digest) is not bytes:
         return None
@@ -231,11 +233,11 @@ def _wrong_type(row: Row) -> str:
     return f"a row has a value of the wrong type ({values})"
 
 
-# ----------------------------------------------------------------------------------------------------------------- writing
+# -------------------------------------------------------------------------------------------------------------- writing
 
 INSERT_ROW: Final = """
-INSERT INTO catalog (md5path_1, md5path_2, parent_1, parent_2, hash, hardlinks, size, mode, mtime, mtimens, flags, name, symlink,
-  uid, gid, xattr, plain_digest)
+INSERT INTO catalog (md5path_1, md5path_2, parent_1, parent_2, hash, hardlinks, size, mode, mtime, mtimens, flags,
+  name, symlink, uid, gid, xattr, plain_digest)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, ?)"""
 INSERT_CHUNK: Final = """
 INSERT INTO chunks (md5path_1, md5path_2, offset, size, hash, plain_digest) VALUES (?, ?, ?, ?, ?, ?)"""
@@ -298,7 +300,7 @@ def encode_chunks(key: tuple[int, int], entry: Entry) -> list[Row]:
     """The parameters of `INSERT_CHUNK` for every chunk of an entry.
 
     Raises:
-        UsageError: the chunks do not follow one another without gaps, do not add up to the file, or differ in algorithm.
+        UsageError: the chunks leave a gap, do not add up to the file, or differ in algorithm.
     """
     end = 0
     for chunk in entry.chunks:

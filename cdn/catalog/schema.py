@@ -1,8 +1,10 @@
 """The tables of a catalog, what its older versions lack, and the counters every catalog keeps (spec §5.2, §5.3, §5.10).
 
-What we write is schema 2.5 in revision 7 with one column of ours in two tables (docs/formats/plain-digest.md). What we read is
+What we write is schema 2.5 in revision 7 with one column of ours in two tables (docs/formats/plain-digest.md). What we
+read is
 everything that real clients read: 2.5 in any revision, 2.4, and the 1.x layout without link counts and owners.
 """
+# ruff: noqa: S608  # what is put into queries are names of tables and columns written in this package
 
 from __future__ import annotations
 
@@ -34,9 +36,9 @@ _REVISION_MTIME_NS: Final = 7
 
 CATALOG_TABLE: Final = """
 CREATE TABLE catalog (
-  md5path_1 INTEGER, md5path_2 INTEGER, parent_1 INTEGER, parent_2 INTEGER, hardlinks INTEGER, hash BLOB, size INTEGER,
-  mode INTEGER, mtime INTEGER, mtimens INTEGER, flags INTEGER, name TEXT, symlink TEXT, uid INTEGER, gid INTEGER, xattr BLOB,
-  plain_digest BLOB,
+  md5path_1 INTEGER, md5path_2 INTEGER, parent_1 INTEGER, parent_2 INTEGER, hardlinks INTEGER, hash BLOB,
+  size INTEGER, mode INTEGER, mtime INTEGER, mtimens INTEGER, flags INTEGER, name TEXT, symlink TEXT, uid INTEGER,
+  gid INTEGER, xattr BLOB, plain_digest BLOB,
   CONSTRAINT pk_catalog PRIMARY KEY (md5path_1, md5path_2))"""
 PARENT_INDEX: Final = "CREATE INDEX IF NOT EXISTS idx_catalog_parent ON catalog (parent_1, parent_2)"
 _CHUNKS_TABLE: Final = """
@@ -51,7 +53,8 @@ OTHER_TABLES: Final = (
     _CHUNKS_TABLE,
     _REFERENCES_TABLE.format("nested_catalogs"),
     _REFERENCES_TABLE.format("bind_mountpoints"),
-    "CREATE TABLE IF NOT EXISTS statistics (counter TEXT, value INTEGER, CONSTRAINT pk_statistics PRIMARY KEY (counter))",
+    """
+CREATE TABLE IF NOT EXISTS statistics (counter TEXT, value INTEGER, CONSTRAINT pk_statistics PRIMARY KEY (counter))""",
 )
 
 _LATER_COLUMNS: Final = (
@@ -63,16 +66,17 @@ _LATER_COLUMNS: Final = (
 )
 
 
-# --------------------------------------------------------------------------------------------------------------- counters
+# ------------------------------------------------------------------------------------------------------------- counters
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
-    """How much of what there is; the fields are the counter names of the format without `self_` and `subtree_` (spec §5.10).
+    """How much of what there is; the fields are the format's counters without `self_` and `subtree_` (spec §5.10).
 
     Args:
         regular: regular files, chunked and external ones included.
-        symlink, special, dir: entries of that kind; the root of a catalog is a `dir` of it, a mountpoint one of its parent.
+        symlink, special, dir: entries of that kind; the root of a catalog is a `dir` of it, a mountpoint one of its
+            parent.
         nested: references to nested catalogs; bind mountpoints do not count.
         chunked, chunks: files cut into chunks, and the number of chunks.
         file_size, chunked_size, external_file_size: plain bytes of all regular, the chunked, and the external files.
@@ -171,7 +175,7 @@ def counted(connection: sqlite3.Connection, document: str) -> Counters:
     )
 
 
-# ------------------------------------------------------------------------------------------------------------- references
+# ----------------------------------------------------------------------------------------------------------- references
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +193,7 @@ class NestedReference:
     size: int = 0
 
 
-# ----------------------------------------------------------------------------------------------------------------- layout
+# --------------------------------------------------------------------------------------------------------------- layout
 
 
 @dataclass(frozen=True, slots=True)

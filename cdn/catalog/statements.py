@@ -1,4 +1,5 @@
 """The SQL that changes a catalog, and the few steps of it that are more than one statement; for use inside `guard`."""
+# ruff: noqa: S608  # what is put into queries are names of tables and columns written in this package
 
 from __future__ import annotations
 
@@ -22,13 +23,14 @@ _HAS_KEY: Final = "md5path_1 = ? AND md5path_2 = ?"
 _BELOW_PATH: Final = "path = CAST(?1 AS TEXT) OR (path > CAST(?2 AS TEXT) AND path < CAST(?3 AS TEXT))"
 
 UPDATE_ROW: Final = f"""
-UPDATE catalog SET hash = ?, hardlinks = ?, size = ?, mode = ?, mtime = ?, mtimens = ?, flags = ?, name = CAST(? AS TEXT),
-  symlink = CAST(? AS TEXT), uid = ?, gid = ?, xattr = ?, plain_digest = ?
+UPDATE catalog SET hash = ?, hardlinks = ?, size = ?, mode = ?, mtime = ?, mtimens = ?, flags = ?,
+  name = CAST(? AS TEXT), symlink = CAST(? AS TEXT), uid = ?, gid = ?, xattr = ?, plain_digest = ?
 WHERE {_HAS_KEY}"""
 DELETE_ROW: Final = f"DELETE FROM catalog WHERE {_HAS_KEY}"
 DELETE_CHUNKS: Final = f"DELETE FROM chunks WHERE {_HAS_KEY}"
 ADD_LINKS: Final = f"""
-UPDATE catalog SET hardlinks = hardlinks + ? WHERE {_HAS_KEY} AND mode & 61440 = 16384 AND flags & {MOUNTPOINT_FLAGS} = 0"""
+UPDATE catalog SET hardlinks = hardlinks + ?
+WHERE {_HAS_KEY} AND mode & 61440 = 16384 AND flags & {MOUNTPOINT_FLAGS} = 0"""
 SET_LINKS: Final = f"UPDATE catalog SET hardlinks = ? WHERE {_HAS_KEY}"
 SET_REFERENCE: Final = "INSERT OR REPLACE INTO nested_catalogs (path, sha1, size) VALUES (CAST(? AS TEXT), ?, ?)"
 SET_BIND: Final = "INSERT OR REPLACE INTO bind_mountpoints (path, sha1, size) VALUES (CAST(? AS TEXT), ?, ?)"

@@ -1,9 +1,10 @@
 """Bringing a catalog of an old schema to the newest one, in place, so that it can be written (spec §5.2).
 
-Within schema 2.5 columns and tables were only ever added, which costs nothing. The 1.x layout counts inodes where later ones count
-links, so its rows are written anew and link counts, which it does not have, are counted. Counters are written when a catalog is
-finished; what an old catalog does not say of its subtree stays 0.
+Within schema 2.5 columns and tables were only ever added, which costs nothing. The 1.x layout counts inodes where later
+ones count links, so its rows are written anew and link counts, which it does not have, are counted. Counters are
+written when a catalog is finished; what an old catalog does not say of its subtree stays 0.
 """
+# ruff: noqa: S608  # what is put into queries are names of tables and columns written in this package
 
 from __future__ import annotations
 
@@ -54,7 +55,7 @@ def _rewrite_rows(connection: sqlite3.Connection, layout: Layout) -> None:
     connection.execute("DROP INDEX IF EXISTS idx_catalog_parent")
     connection.execute(CATALOG_TABLE)
     connection.execute(
-        f"INSERT INTO catalog ({columns}, {keys}, parent_1, parent_2) "  # noqa: S608  # column names of ours
+        f"INSERT INTO catalog ({columns}, {keys}, parent_1, parent_2) "
         f"SELECT {layout.row_columns}, parent_1, parent_2 FROM legacy_catalog ORDER BY rowid"
     )
     connection.execute("DROP TABLE legacy_catalog")

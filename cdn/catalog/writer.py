@@ -1,14 +1,15 @@
 """Writing a catalog: a new one, or a private copy of an existing one (spec §5).
 
-A builder keeps what the format's checker demands at every step: link counts of directories, one row for each path, no rows below a
-mountpoint. The rest is put right in `finish`: own counters are counted from the rows, groups of hard links get the count of their
-members, wasted row ids are closed. The file has no journal (see `cdn.database`): after an error in the middle of a change the
-builder says so, refuses to go on, and its file is thrown away by whoever made it. Checks that refuse an operation come first and
-leave the builder usable.
+A builder keeps what the format's checker demands at every step: link counts of directories, one row for each path, no
+rows below a mountpoint. The rest is put right in `finish`: own counters are counted from the rows, groups of hard links
+get the count of their members, wasted row ids are closed. The file has no journal (see `cdn.database`): after an error
+in the middle of a change the builder says so, refuses to go on, and its file is thrown away by whoever made it. Checks
+that refuse an operation come first and leave the builder usable.
 
-The counters of a subtree are sums over catalogs that are not open here. Attaching and detaching needs to know what a nested catalog
-counted *before*: the builder remembers those it attached itself and asks `totals` for the others.
+The counters of a subtree are sums over catalogs that are not open here. Attaching and detaching needs to know what a
+nested catalog counted *before*: the builder remembers those it attached itself and asks `totals` for the others.
 """
+# ruff: noqa: S608  # what is put into queries are names of tables and columns written in this package
 
 from __future__ import annotations
 
@@ -16,20 +17,20 @@ import hashlib
 import itertools
 import os
 import sqlite3
-import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import astuple, dataclass, replace
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, Self
 
 from cdn import database
 from cdn.catalog import statements as sql
 from cdn.catalog import upgrade
 from cdn.catalog.entries import Entry
 from cdn.catalog.hardlinks import group_last, settle_hardlinks
-from cdn.catalog.paths import check_path, is_at_or_below, is_name, is_path, name_of, parent_of
-from cdn.catalog.reader import Catalog, CatalogView, is_entered, read_counters, read_layout, read_property
-from cdn.catalog.rows import INSERT_CHUNK, INSERT_ROW, Row, as_text, decode_row, encode_chunks, encode_row
+from cdn.catalog.inserting import Inserter, begun, copied
+from cdn.catalog.paths import check_path, is_at_or_below, is_path, name_of, parent_of
+from cdn.catalog.reader import Catalog, CatalogView, is_entered, read_counters, read_layout, read_root_prefix
+from cdn.catalog.rows import INSERT_CHUNK, INSERT_ROW, Row, as_text, encode_chunks, encode_row
 from cdn.catalog.schema import (
     CATALOG_TABLE,
     OTHER_TABLES,
@@ -40,6 +41,7 @@ from cdn.catalog.schema import (
     NestedReference,
     counted,
 )
+from cdn.catalog.weights import Weight, subtree_weights
 from cdn.database import guard
 from cdn.errors import PathExistsError, PathKindError, PathMissingError, UsageError
 from cdn.hashing import Digest, path_key
@@ -52,7 +54,6 @@ Totals = Callable[[NestedReference], Counters]
 
 _BATCH_ROWS: Final = 20_000
 _READ_BYTES: Final = 1 << 20
-_FETCHED_ROWS: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +83,6 @@ class FinishedCatalog:
         return self.own + self.subtree
 
 
-class Weight(NamedTuple):
-    """How heavy a directory is within its catalog.
-
-    `entries` counts the rows at and below it, `children` those directly in it.
-    """
-
-    path: str
-    entries: int
-    children: int
-
-
 class CatalogBuilder(CatalogView):
     """A catalog being written; a context manager that closes the file, finished or not. One thread at a time."""
 
@@ -112,7 +102,7 @@ class CatalogBuilder(CatalogView):
         self._is_indexed = False
         connection.execute(f"PRAGMA cache_size = -{sql.CACHE_KIBIBYTES}")
 
-    # ----------------------------------------------------------------------------------------------- opening and closing
+    # ---------------------------------------------------------------------------------------------- opening and closing
 
     @classmethod
     def create(
@@ -150,7 +140,7 @@ class CatalogBuilder(CatalogView):
     def modify(
         cls, file: str | os.PathLike[str], *, totals: Totals | None = None, document: str = "catalog"
     ) -> CatalogBuilder:
-        """Takes over a private, uncompressed copy of an existing catalog, whoever wrote it, and brings it to the newest schema.
+        """Takes over a private, uncompressed copy of an existing catalog and brings it to the newest schema.
 
         Properties, counters, tables and columns that we do not know stay as they are.
 
@@ -162,7 +152,7 @@ class CatalogBuilder(CatalogView):
         try:
             layout = read_layout(connection, document)
             own, subtree = read_counters(connection, layout, document)
-            root_prefix = check_path(read_property(connection, "root_prefix", document) or "", document)
+            root_prefix = read_root_prefix(database.properties(connection, document), document)
             if not layout.is_newest:
                 with guard(document):
                     upgrade.to_newest(connection, layout)
@@ -196,13 +186,13 @@ class CatalogBuilder(CatalogView):
         """What the attached catalogs hold together."""
         return self._subtree
 
-    # ------------------------------------------------------------------------------------------------------------ entries
+    # ---------------------------------------------------------------------------------------------------------- entries
 
     def insert(self, path: str, entry: Entry) -> None:
         """Adds an entry.
 
-        The last component of `path` is its name. A directory begins with the link count of an empty one; only that of a nested
-        mountpoint is taken from the entry, as its content is elsewhere (`attach` follows).
+        The last component of `path` is its name. A directory begins with the link count of an empty one; only that of a
+        nested mountpoint is taken from the entry, as its content is elsewhere (`attach` follows).
 
         Raises:
             PathExistsError: the path is there already.
@@ -225,10 +215,11 @@ class CatalogBuilder(CatalogView):
             How many there were.
 
         Raises:
-            PathExistsError, PathMissingError, PathKindError, UsageError, DocumentError: as `insert`; after any of them the builder
+            PathExistsError, PathMissingError, PathKindError, UsageError, DocumentError: as `insert`; after any of them
+                the builder
                 is broken.
         """
-        inserter = _Inserter(self, self._connection)
+        inserter = Inserter(self._connection, self._check_directory)
         pending = iter(entries)
         while part := list(itertools.islice(pending, _BATCH_ROWS)):
             with self._changing():
@@ -239,8 +230,8 @@ class CatalogBuilder(CatalogView):
     def replace(self, path: str, entry: Entry) -> None:
         """Gives an existing path other metadata or content.
 
-        What the builder keeps itself stays: that a directory is a root or mountpoint, and the link count of a directory that is no
-        mountpoint.
+        What the builder keeps itself stays: that a directory is a root or mountpoint, and the link count of a directory
+            that is no mountpoint.
 
         Raises:
             PathMissingError: there is no such path.
@@ -287,8 +278,8 @@ class CatalogBuilder(CatalogView):
         with self._changing():
             if is_entered(before):
                 with self._below(path):
-                    self._connection.execute(f"DELETE FROM chunks WHERE {sql.IS_BELOW}")  # noqa: S608
-                    self._connection.execute(f"DELETE FROM catalog WHERE {sql.IS_BELOW}")  # noqa: S608
+                    self._connection.execute(f"DELETE FROM chunks WHERE {sql.IS_BELOW}")
+                    self._connection.execute(f"DELETE FROM catalog WHERE {sql.IS_BELOW}")
             if before.is_directory:
                 self._drop_references(path)
                 self._link(parent_of(path), -1)
@@ -309,7 +300,7 @@ class CatalogBuilder(CatalogView):
         self._group_last += 1
         return self._group_last
 
-    # ---------------------------------------------------------------------------------------------------- nested catalogs
+    # -------------------------------------------------------------------------------------------------- nested catalogs
 
     def attach(
         self,
@@ -325,7 +316,8 @@ class CatalogBuilder(CatalogView):
             reference: the nested catalog.
             subtree: what it counts in all (`FinishedCatalog.total`).
             root: its root entry (`FinishedCatalog.root`), which the mountpoint then equals as the format demands.
-            previous: what the catalog attached there so far counted in all, if there is one that neither was attached by this
+            previous: what the catalog attached there so far counted in all, if there is one that neither was attached
+                by this
                 builder nor can be asked for by `totals`.
 
         Raises:
@@ -408,8 +400,8 @@ class CatalogBuilder(CatalogView):
             with self._changing(), child._changing(), self._below(path):  # noqa: SLF001  # another of this class
                 child._take(self, sql.IS_BELOW, (), path)  # noqa: SLF001
                 child._connection.execute(sql.SET_LINKS, (entry.link_count, *path_key(path)))  # noqa: SLF001
-                self._connection.execute(f"DELETE FROM chunks WHERE {sql.IS_BELOW}")  # noqa: S608
-                self._connection.execute(f"DELETE FROM catalog WHERE {sql.IS_BELOW}")  # noqa: S608
+                self._connection.execute(f"DELETE FROM chunks WHERE {sql.IS_BELOW}")
+                self._connection.execute(f"DELETE FROM catalog WHERE {sql.IS_BELOW}")
                 self._drop_references(path)
                 self._connection.execute(sql.SET_LINKS, (2, *path_key(path)))
         except BaseException:
@@ -458,31 +450,13 @@ class CatalogBuilder(CatalogView):
     def subtree_weights(self) -> Iterator[Weight]:
         """How heavy each directory is, deepest first: what `cdn.catalog.nesting.choose_splits` takes.
 
-        Mountpoints count as one entry of their parent and are not listed themselves. Memory is bounded by the depth.
-
         Raises:
             DocumentError: the catalog is damaged.
         """
-        with guard(self.document):
-            pending = [_Weighing(self.root_prefix, self._kinds_below(self.root_prefix))]
-            while pending:
-                top = pending[-1]
-                found = next(top.rows, None)
-                if found is None:
-                    pending.pop()
-                    if pending:
-                        pending[-1].entries += top.entries
-                    yield Weight(top.path, top.entries, top.children)
-                    continue
-                top.children += 1
-                name, mode, flags = found
-                if stat.S_ISDIR(mode) and not flags & sql.MOUNTPOINT_FLAGS:
-                    path = check_path(f"{top.path}/{name}", self.document)
-                    pending.append(_Weighing(path, self._kinds_below(path)))
-                else:
-                    top.entries += 1
+        self._index()
+        return subtree_weights(self._connection, self.root_prefix, self.document)
 
-    # ---------------------------------------------------------------------------------------------------------- finishing
+    # -------------------------------------------------------------------------------------------------------- finishing
 
     def finish(
         self,
@@ -528,7 +502,7 @@ class CatalogBuilder(CatalogView):
         size, plain_digest = _measured(self.file)
         return FinishedCatalog(self.file, size, root, own, self._subtree, plain_digest, self.replaced)
 
-    # ------------------------------------------------------------------------------------------------------------- inside
+    # ----------------------------------------------------------------------------------------------------------- inside
 
     def rows_below(self, key: tuple[int, int]) -> Iterator[Row]:
         """As in every view; builds the index that this needs, which costs less at once than row by row."""
@@ -562,14 +536,9 @@ class CatalogBuilder(CatalogView):
             raise UsageError(f"{path[:200]!r} is no path within {self.document}")
         if self.find(path) is not None:
             raise PathExistsError(path)
-        self.check_directory(parent_of(path))
+        self._check_directory(parent_of(path))
 
-    def check_directory(self, path: str) -> None:
-        """Raises unless entries can be put into this directory.
-
-        Raises:
-            PathMissingError, PathKindError: see `insert`.
-        """
+    def _check_directory(self, path: str) -> None:
         if not is_entered(self._existing(path)):
             raise PathKindError(f"it is no directory of this catalog, so nothing can be put into it: {path or '/'}")
 
@@ -605,14 +574,13 @@ class CatalogBuilder(CatalogView):
         origin = source._connection  # noqa: SLF001  # another of this class
         keys, layout = "md5path_1, md5path_2", source.layout
         rows = origin.execute(
-            f"SELECT {keys}, parent_1, parent_2, {layout.row_columns} FROM catalog WHERE {condition} ORDER BY rowid",  # noqa: S608
+            f"SELECT {keys}, parent_1, parent_2, {layout.row_columns} FROM catalog WHERE {condition} ORDER BY rowid",
             key,
         )
-        copied = _copied(rows, source.document, group_last(self._connection))
-        self._connection.executemany(INSERT_ROW, copied)
+        self._connection.executemany(INSERT_ROW, copied(rows, source.document, group_last(self._connection)))
         self._group_last = None
         if layout.has_chunks:
-            query = f"SELECT {keys}, {layout.chunk_columns} FROM chunks WHERE {condition} ORDER BY rowid"  # noqa: S608
+            query = f"SELECT {keys}, {layout.chunk_columns} FROM chunks WHERE {condition} ORDER BY rowid"
             self._connection.executemany(INSERT_CHUNK, origin.execute(query, key))
         for statement, references in ((sql.SET_REFERENCE, source.nested()), (sql.SET_BIND, source.bind_mountpoints())):
             rows_moving = [
@@ -648,108 +616,10 @@ class CatalogBuilder(CatalogView):
         else:
             self._subtree = sum(map(self._recorded, self.nested()), Counters())
 
-    def _kinds_below(self, path: str) -> Iterator[tuple[str, int, int]]:
-        query = "SELECT name, mode, flags FROM catalog WHERE parent_1 = ? AND parent_2 = ? ORDER BY name"
-        self._index()
-        cursor = self._connection.execute(query, path_key(path))
-        while rows := cursor.fetchmany(_FETCHED_ROWS):
-            for name, mode, flags in rows:
-                yield (
-                    database.text(name, self.document, "name"),
-                    database.integer(mode, self.document, "mode"),
-                    database.integer(flags, self.document, "flags"),
-                )
-
-
-class _Inserter:
-    """The inside of `CatalogBuilder.insert_many`: one statement for many rows, each directory looked at once."""
-
-    def __init__(self, builder: CatalogBuilder, connection: sqlite3.Connection) -> None:
-        self.count = 0
-        self.has_hardlinks = False
-        self._builder = builder
-        self._connection = connection
-        self._path = ""
-        self._chunks: list[Row] = []
-        self._parents: dict[str, tuple[tuple[int, int], list[None]]] = {}
-
-    def insert(self, part: Iterable[tuple[str, Entry]]) -> None:
-        """Adds one batch."""
-        try:
-            self._connection.executemany(INSERT_ROW, self._rows(part))
-        except sqlite3.IntegrityError as error:
-            raise PathExistsError(self._path) from error
-        self._connection.executemany(INSERT_CHUNK, self._chunks)
-        for path, (key, directories) in self._parents.items():
-            self._builder.check_directory(path)
-            if directories:
-                self._connection.execute(sql.ADD_LINKS, (len(directories), *key))
-        self._chunks.clear()
-        self._parents.clear()
-
-    def _rows(self, part: Iterable[tuple[str, Entry]]) -> Iterator[Row]:
-        parents = self._parents
-        directory: str | None = None
-        key = (0, 0)
-        directories: list[None] = []
-        for path, entry in part:
-            self._path = path
-            parent, slash, name = path.rpartition("/")
-            if not slash or not is_name(name):
-                raise UsageError(f"{path[:200]!r} is no path of an entry")
-            if parent != directory:
-                directory = parent
-                key, directories = parents.setdefault(parent, (path_key(parent), []))
-            if entry.is_directory:
-                directories.append(None)
-                entry = begun(entry)  # noqa: PLW2901  # the same entry in the role it begins with
-            elif entry.hardlink_group:
-                self.has_hardlinks = True
-            own = path_key(path)
-            if entry.chunks:
-                self._chunks += encode_chunks(own, entry)
-            self.count += 1
-            yield encode_row(own, key, name, entry)
-
-
-@dataclass(slots=True)
-class _Weighing:
-    """A directory whose weight is being taken."""
-
-    path: str
-    rows: Iterator[tuple[str, int, int]]
-    entries: int = 1
-    children: int = 0
-
-
-def begun(entry: Entry) -> Entry:
-    """A directory as it is when it is new: empty, in no role but that of a mountpoint-to-be, whose links are elsewhere."""
-    links = entry.link_count if entry.is_nested_mountpoint else 2
-    if entry.link_count == links and not (
-        entry.is_nested_mountpoint or entry.is_nested_root or entry.is_bind_mountpoint
-    ):
-        return entry
-    return replace(
-        entry,
-        link_count=links,
-        is_nested_mountpoint=False,
-        is_nested_root=False,
-        is_bind_mountpoint=False,
-        hardlink_group=0,
-    )
-
 
 def _root_row(path: str, entry: Entry) -> Row:
     root = replace(begun(replace(entry, is_nested_mountpoint=False)), is_nested_root=bool(path))
     return encode_row(path_key(path), path_key(parent_of(path)) if path else (0, 0), name_of(path), root)
-
-
-def _copied(rows: Iterable[Row], document: str, shift: int) -> Iterator[Row]:
-    """Rows of another catalog for `INSERT_ROW`, their groups of hard links renumbered; each is looked at before."""
-    for row in rows:
-        entry = decode_row(row[4:], document)
-        hardlinks = row[5] + (shift << 32) if entry.hardlink_group else row[5]
-        yield (*row[:5], hardlinks, *row[6:11], as_text(entry.name), as_text(row[12]), *row[13:17])
 
 
 def _recorded_by(child: Catalog | CatalogBuilder) -> Counters | None:
