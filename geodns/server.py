@@ -126,7 +126,7 @@ class GeoDnsServer:
     async def reload(self, config: GeoDnsConfig) -> None:
         """Serves another configuration from now on, without missing a query; on any mistake the old one stays.
 
-        Where it listens does not change before the next start, nor do the limits.
+        Where it listens does not change before the next start, nor do the limits and the Geo API's settings.
 
         Raises:
             CdnError: as `start`; nothing has changed then.
@@ -143,15 +143,9 @@ class GeoDnsServer:
                 await self._checker.stop()
             self._install(config, content, geography)
             await self._start_checker(config, known)
-            if (config.listen, config.admin, config.limits, config.geo_api.listen) != (
-                self._config.listen,
-                self._config.admin,
-                self._config.limits,
-                self._config.geo_api.listen,
-            ):
-                event(
-                    "geodns.reload.partial", level="warning", reason="listeners and limits change only with a restart"
-                )
+            if _fixed_at_start(config) != _fixed_at_start(self._config):
+                reason = "listeners, limits and the Geo API change only with a restart"
+                event("geodns.reload.partial", level="warning", reason=reason)
             self._config = config
             self.statistics.reloads_good += 1
             event("geodns.server.reloaded", zones=[zone.name for zone in config.zones])
@@ -252,6 +246,10 @@ class GeoDnsServer:
     def _present_geography(self) -> Geography:
         assert self._geo_api_geography is not None
         return self._geo_api_geography
+
+
+def _fixed_at_start(config: GeoDnsConfig) -> tuple[object, ...]:
+    return (config.listen, config.admin, config.limits, config.geo_api)
 
 
 def edge_status(mark: EdgeHealth) -> dict[str, object]:

@@ -100,7 +100,7 @@ def check_any(wire: bytes) -> None:
     assert answer is not None
     assert answer.message[:2] == wire[:2]
     assert answer.message[2] & 0x80
-    # A question with an odd class or a meta type is repeated as it came, which the other implementation refuses to read.
+    # A question with an odd class or meta type is repeated as it came, which the other implementation refuses.
     try:
         reply = dns.message.from_wire(answer.message)
     except dns.exception.DNSException:

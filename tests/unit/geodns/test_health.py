@@ -68,7 +68,7 @@ async def test_one_hanging_edge_holds_up_no_other():
     watched = Watched(HealthSettings(interval_seconds=0.001, timeout_seconds=60, slow_seconds=1, fall=2, rise=2))
     watched.probe.says["tcp://a:1"] = None
     async with watched:
-        while watched.probe.asked.count("tcp://b:1") < 5:
+        while watched.probe.asked.count("tcp://b:1") < 5:  # noqa: ASYNC110 -- the fake only counts
             await asyncio.sleep(0)
     assert watched.probe.asked.count("tcp://a:1") == 1
 
@@ -117,7 +117,7 @@ class TestNetworkProbe:
 
     @pytest.mark.parametrize("scheme", ["http", "tcp"])
     async def test_nobody_there_is_an_oserror(self, probe, scheme, unused_port):
-        with pytest.raises(OSError, match="."):
+        with pytest.raises(OSError, match=r"."):
             await probe(f"{scheme}://127.0.0.1:{unused_port}")
 
     async def test_what_speaks_no_http_is_an_oserror(self, probe):
@@ -127,7 +127,7 @@ class TestNetworkProbe:
 
         server = await asyncio.start_server(babble, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        with pytest.raises(OSError, match="."):
+        with pytest.raises(OSError, match=r"."):
             await probe(f"http://127.0.0.1:{port}/")
         server.close()
         await server.wait_closed()
