@@ -17,7 +17,7 @@ UV_VERSION := 0.13.9
 
 # The first Python that really runs (a pyenv shim may exist and fail), is new enough and can make environments; else one that cannot,
 # so that bootstrap.py says what is missing.
-CANDIDATES := python3.13 python3.12 python3.11 python3 /usr/bin/python3 /usr/local/bin/python3 python3.14 python
+CANDIDATES := "$(VENV)/bin/python" python3.13 python3.12 python3.11 python3 /usr/bin/python3 /usr/local/bin/python3 python3.14 python
 define find_python
 python="$(PYTHON)"; \
 for needs in "import ensurepip, venv" "pass"; do for candidate in $(CANDIDATES); do \
@@ -81,7 +81,9 @@ format: venv  ## bring the code into shape
 
 .PHONY: fuzz
 fuzz: venv  ## feed every parser garbage, FUZZ_SECONDS each (default 60)
-	@"$(VENV)/bin/python" -m tests.fuzz --seconds $(FUZZ_SECONDS)
+	@for target in tests/fuzz/fuzz_*.py; do \
+		name=$${target##*/}; "$(VENV)/bin/python" -m tests.fuzz.$${name%.py} $(FUZZ_SECONDS) || exit 1; \
+	done
 
 .PHONY: bench
 bench: venv  ## answer the questions in benchmarks/

@@ -75,8 +75,6 @@ _SIZE_UNITS: Final = {"": 1, "b": 1} | {
 }
 _DURATION_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 
-_QUANTITY_BOUNDS: Final = Between(0, INTEGER_MAX)
-
 
 def parse_size(text: str) -> int:
     """Reads a number of bytes such as ``4096``, ``64MiB`` (1024 based, as is ``64M``) or ``10GB`` (1000 based).
@@ -247,8 +245,10 @@ class _Reader:
             )
         except ValueError as error:
             return self._wrong(path, str(error))
-        if number is not _WRONG and not _QUANTITY_BOUNDS.holds(cast("float", number)):
-            return self._wrong(path, f"{quantity.expected} must be {_QUANTITY_BOUNDS}, not {number}")
+        if isinstance(number, int | float) and number < 0:
+            return self._wrong(path, f"{quantity.expected} cannot be negative")
+        if isinstance(number, int | float) and number > INTEGER_MAX:
+            return self._wrong(path, "the number is too large")
         return number
 
     def _union(self, choices: tuple[Any, ...], value: Any, path: KeyPath) -> object:
@@ -281,7 +281,7 @@ class _Reader:
             return float(value)
         if hint is Path and isinstance(value, str) and value and "\0" not in value:
             return Path(value)
-        if type(value) is hint:
+        if type(value) is hint and hint is not float:
             return value
         return self._wrong(path, f"expected {expected or _KIND_NAMES[hint]}, got {_kind_of(value)}")
 

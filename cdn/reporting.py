@@ -99,6 +99,7 @@ class Output(Protocol):
 
 
 _SIZE_UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB")
+_DURATION_UNITS = (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1))
 
 
 def size_text(size_bytes: int) -> str:
@@ -114,12 +115,12 @@ def size_text(size_bytes: int) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """A length of time for people, e.g. ``0.42 s``, ``3 min 5 s``, ``2 h 10 min``, ``9 d 3 h``."""
-    if seconds < 60:
+    """A length of time for people, e.g. ``4 ms``, ``0.42 s``, ``3 min 5 s``, ``2 h 10 min``, ``9 d 3 h``."""
+    if seconds < 0.0995:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.5:
         return f"{seconds:.2f} s" if seconds < 9.995 else f"{seconds:.0f} s"
     whole = round(seconds)
-    for unit, size, smaller, smaller_size in (("d", 86400, "h", 3600), ("h", 3600, "min", 60), ("min", 60, "s", 1)):
-        if whole >= size:
-            rest = whole % size // smaller_size
-            return f"{whole // size} {unit} {rest} {smaller}" if rest else f"{whole // size} {unit}"
-    return f"{whole} s"
+    unit, size, smaller, smaller_size = next(units for units in _DURATION_UNITS if whole >= units[1])
+    rest = whole % size // smaller_size
+    return f"{whole // size} {unit} {rest} {smaller}" if rest else f"{whole // size} {unit}"

@@ -73,8 +73,8 @@ def stamp(environment: Path, lock: Path) -> Path:
 
 
 def works(python: Path) -> bool:
-    """Whether the environment's interpreter runs and is new enough: the one it was made with may have been removed."""
-    probe = "import sys, pip; sys.exit(sys.version_info < (3, 11))"
+    """Whether the environment is whole and of this Python's version: the one it was made with may have been removed."""
+    probe = f"import sys, pip; sys.exit(sys.version_info[:2] != {sys.version_info[:2]})"
     try:
         return subprocess.run([python, "-c", probe], capture_output=True, check=False).returncode == 0
     except OSError:

@@ -25,8 +25,8 @@ from cdn.cli.commands import ENTRIES, SECTIONS, Entry
 from cdn.cli.exit_codes import EXIT_CODES, OUTPUT_CLOSED
 from cdn.cli.failures import DEBUG_VARIABLE, report_failure
 from cdn.cli.options import LOG_FORMAT_VARIABLE, add_reporting_options, reporting_options
-from cdn.cli.output import CommandOutput, Settings
-from cdn.errors import ConfigError, StorageError
+from cdn.cli.output import CommandOutput, OutputError, Settings
+from cdn.errors import ConfigError
 from cdn.telemetry import Fault, LogFormat, install_fault_hook
 
 if TYPE_CHECKING:
@@ -67,10 +67,11 @@ class LazyGroup(click.Group):
             ctx.obj.start_logging()
         try:
             super().invoke(ctx)
-        except BrokenPipeError:
-            if not _output_is_closed():
-                raise
-            ctx.exit(OUTPUT_CLOSED)
+        except BrokenPipeError as error:
+            if _output_is_closed():
+                ctx.exit(OUTPUT_CLOSED)
+            # Not let through: click would take it for the same and say nothing.
+            raise click.ClickException("a connection was closed by the other side") from error
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Completes command names from the table; click would import every command for its help."""
@@ -176,7 +177,7 @@ def _flush(status: int) -> int:
         closed = os.open(os.devnull, os.O_WRONLY)
         os.dup2(closed, sys.stdout.fileno())
         os.close(closed)
-        if not isinstance(error, BrokenPipeError):
-            return report_failure(StorageError(f"standard output cannot be written: {error.strerror}"), debug=False)
-        return OUTPUT_CLOSED
+        if isinstance(error, BrokenPipeError):
+            return OUTPUT_CLOSED
+        return report_failure(OutputError(error), debug=False)
     return status

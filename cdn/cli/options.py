@@ -26,11 +26,17 @@ def add_reporting_options(command: click.Command) -> click.Command:
     """
     if isinstance(command, click.Group):
         for below in command.commands.values():
+            # The whole first sentence, wrapped; click by itself would cut it off.
+            below.short_help = below.short_help or _first_paragraph(below.help or "")
             add_reporting_options(below)
     else:
         taken = {name for parameter in command.params for name in parameter.opts}
         command.params.extend(option for option in reporting_options() if taken.isdisjoint(option.opts))
     return command
+
+
+def _first_paragraph(text: str) -> str:
+    return " ".join(text.partition("\n\n")[0].split())
 
 
 def reporting_options() -> list[click.Option]:

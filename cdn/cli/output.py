@@ -16,11 +16,19 @@ from enum import Enum
 from typing import Any, Final, TextIO
 
 from cdn.clock import Clock, SystemClock
+from cdn.errors import StorageError
 from cdn.reporting import Cell, Document, Listing, Table
 from cdn.telemetry import Level, LogFormat, NullProgress, Progress, log_to
 
 _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x09), *range(0x0B, 0x20), *range(0x7F, 0xA0))}
 """Control characters but tab and newline: strangers choose the names in a repository, and may not steer a terminal."""
+
+
+class OutputError(StorageError):
+    """Standard output does not take what is written to it."""
+
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(f"standard output cannot be written: {cause.strerror or cause}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +86,7 @@ class CommandOutput:
 
     def result(self, document: Document, *parts: str | Table) -> None:
         if self.json:
-            print(_json_text(document, indent=2 if sys.stdout.isatty() else None))
+            _print(_json_text(document, indent=2 if sys.stdout.isatty() else None))
             return
         for part in parts:
             _write_part(part)
@@ -132,10 +140,10 @@ class _JsonListing:
         self._count = 0
         self._tail: dict[str, object] = {}
         members = "".join(f"{_json_text(name)}: {_json_text(value)}, " for name, value in head.items())
-        sys.stdout.write(f"{{{members}{_json_text(key)}: [")
+        _print(f"{{{members}{_json_text(key)}: [", end="")
 
     def add(self, document: Document, line: str) -> None:
-        sys.stdout.write(f"{',' if self._count else ''}\n{_json_text(document)}")
+        _print(f"{',' if self._count else ''}\n{_json_text(document)}", end="")
         self._count += 1
 
     def end(self, document: Document, *parts: str | Table) -> None:
@@ -144,7 +152,7 @@ class _JsonListing:
     def close(self) -> None:
         members = "".join(f", {_json_text(name)}: {_json_text(value)}" for name, value in self._tail.items())
         newline = "\n" if self._count else ""
-        sys.stdout.write(f"{newline}]{members}}}\n")
+        _print(f"{newline}]{members}}}")
 
 
 def _json_text(value: object, indent: int | None = None) -> str:
@@ -170,9 +178,18 @@ def _safe(text: str, stream: TextIO) -> str:
     return text.translate(_CONTROLS) if stream.isatty() else text
 
 
+def _print(text: str, end: str = "\n") -> None:
+    try:
+        sys.stdout.write(text + end)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise OutputError(error) from error
+
+
 def _write_part(part: str | Table) -> None:
     if isinstance(part, str):
-        print(_safe(part, sys.stdout))
+        _print(_safe(part, sys.stdout))
     elif sys.stdout.isatty():
         _write_rich_table(part)
     else:
@@ -185,14 +202,18 @@ def _write_rich_table(table: Table) -> None:
     from rich.table import Table as RichTable
     from rich.text import Text
 
-    shown = RichTable(title=table.title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    title = Text(table.title.translate(_CONTROLS)) if table.title else None
+    shown = RichTable(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     numeric = _numeric_columns(table)
     for heading, number in zip(table.columns, numeric, strict=True):
         shown.add_column(heading, justify="right" if number else "left", overflow="fold")
     for row in table.rows:
         # Text, not markup: a tag named "[red]" is shown as that.
         shown.add_row(*(Text(_cell_text(cell).translate(_CONTROLS)) for cell in row))
-    Console(file=sys.stdout).print(shown)
+    console = Console(file=sys.stdout)
+    with console.capture() as captured:
+        console.print(shown)
+    _print(captured.get(), end="")
 
 
 def _write_plain_table(table: Table) -> None:
@@ -200,10 +221,10 @@ def _write_plain_table(table: Table) -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     numeric = _numeric_columns(table)
     if table.title:
-        print(table.title)
+        _print(table.title)
     for row in rows:
         cells = zip(row, widths, numeric, strict=True)
-        print("  ".join(text.rjust(width) if number else text.ljust(width) for text, width, number in cells).rstrip())
+        _print("  ".join(text.rjust(width) if number else text.ljust(width) for text, width, number in cells).rstrip())
 
 
 def _numeric_columns(table: Table) -> list[bool]:

@@ -168,9 +168,11 @@ class TerminalProgress(_CountedProgress):
 
     def _changed(self) -> None:
         now = self._clock.monotonic()
-        if now - self._shown < REDRAW_INTERVAL_SECONDS:
-            return
-        self._shown = now
+        if now - self._shown >= REDRAW_INTERVAL_SECONDS:
+            self._shown = now
+            self._redraw(now)
+
+    def _redraw(self, now: float) -> None:
         amount = self._amount(self._done)
         if self._total:
             amount += f" of {self._amount(self._total)}"
@@ -183,6 +185,7 @@ class TerminalProgress(_CountedProgress):
 
     def _finish_phase(self) -> None:
         if self._done:
+            self._redraw(self._clock.monotonic())
             self._bar.console.print(self._summary(), markup=False, highlight=False)
 
 

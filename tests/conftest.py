@@ -1,0 +1,42 @@
+"""What every test may count on: a known environment, repeatable property tests, and the shared vectors where they
+are."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+# A deadline would be an assertion on elapsed time. In CI the same examples run every time, and a failure says how to
+# repeat it.
+settings.register_profile("default", deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", settings.get_profile("default"), derandomize=True, print_blob=True)
+settings.register_profile("thorough", settings.get_profile("default"), max_examples=5000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+# What the person who runs the tests has set for `cdn` must not change what is tested.
+for name in [name for name in os.environ if name.startswith(("CDN_", "_CDN_"))]:
+    del os.environ[name]
+
+
+@pytest.fixture(scope="session")
+def vectors() -> Path:
+    """The repositories made by CernVM-FS; the test is skipped where they are absent."""
+    return _shared("vectors")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Large inputs that are not part of the source tree; the test is skipped where they are absent."""
+    return _shared("data")
+
+
+def _shared(name: str) -> Path:
+    folder = SHARED / name
+    if not folder.is_dir():
+        pytest.skip(f"../shared/{name} is not beside this source tree")
+    return folder
