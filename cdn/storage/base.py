@@ -1,23 +1,25 @@
 """Where objects lie: three growing interfaces that every store, real or wrapped, is written against.
 
-A path is relative to the repository and uses ``/``: ``data/ab/cdef…`` or ``.cvmfspublished``. Stores are synchronous, because
-files are; asynchronous callers run them in threads (docs/decisions/0003-synchronous-storage.md). All methods may be called from
-several threads at once. The contract is tests/contracts/object_store.py.
+A path is relative to the repository and uses ``/``: ``data/ab/cdef…`` or ``.cvmfspublished``. Stores are synchronous,
+because files are; asynchronous callers run them in threads (docs/decisions/0003-synchronous-storage.md). All methods
+may be called from several threads at once. The contract is tests/contracts/object_store.py.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer, Iterator  # type: ignore[attr-defined]
+    from collections.abc import Iterator
     from types import TracebackType
+
+    from typing_extensions import Buffer
 
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """What a listing says of one object: its path, size in bytes and time of last modification in seconds since the epoch."""
+    """What a listing says of one object: path, size in bytes, last modification in seconds since the epoch."""
 
     path: str
     size: int
@@ -63,13 +65,15 @@ class ObjectStore(ReadableStore, Protocol):
     def put(self, path: str, data: Buffer) -> bool:
         """Stores an immutable object under its final name, whole or not at all.
 
-        An object that is already there is left alone. Durability comes with the next `flush`.
+        An object that is already there is left alone. Durability comes with the next `flush`: who stores an object that
+        stands for others being there, as a replica's catalogs do, calls `flush` before.
 
         Returns:
             True if the object is new.
 
         Raises:
-            StorageFullError, StorageReadOnlyError, StorageError: it could not be stored; nothing is left under that name.
+            StorageFullError, StorageReadOnlyError, StorageError: it could not be stored; nothing is left under that
+            name.
         """
         ...
 
@@ -78,9 +82,10 @@ class ObjectStore(ReadableStore, Protocol):
         ...
 
     def replace(self, path: str, data: Buffer) -> None:
-        """Replaces a mutable document atomically and durably: readers see the old or the new bytes, also after a power cut.
+        """Replaces a mutable document atomically and durably.
 
-        Everything stored before is durable when this returns: it is the step that commits.
+        Readers see the old or the new bytes, also after a power cut. Everything stored before is durable when this
+        returns: it is the step that commits.
         """
         ...
 
@@ -93,7 +98,11 @@ class PrunableStore(ObjectStore, Protocol):
     """A store from which objects can be removed, as garbage collection and repair do."""
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
-        """All objects whose path begins with this folder prefix (``data/ab/`` or ``data/``), in no particular order; staging files excluded."""
+        """What lies in ``data/``, ``data/ab/`` or, for the empty prefix, in the whole store; in no particular order.
+
+        Files of other names, staged objects among them, are passed over. What is stored or deleted meanwhile may be in
+        it or not.
+        """
         ...
 
     def delete(self, path: str) -> bool:
@@ -101,7 +110,10 @@ class PrunableStore(ObjectStore, Protocol):
         ...
 
     def sweep_staging(self, *, older_than: float) -> int:
-        """Removes staged objects that nobody finished and whose last modification is before `older_than` (seconds since the epoch).
+        """Removes staged objects that nobody finished.
+
+        Args:
+            older_than: those written to since then are left alone, in seconds since the epoch.
 
         Returns:
             how many were removed.
@@ -120,7 +132,7 @@ class StagedObject(Protocol):
         """Gives the object its final name; as `ObjectStore.put` otherwise."""
         ...
 
-    def __enter__(self) -> StagedObject: ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
