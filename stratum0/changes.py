@@ -1,0 +1,93 @@
+"""What a transaction holds: net changes against its base revision, one for each path that differs.
+
+Publishing a folder, ingesting a tarball and staging by hand all end here, so that there is one way of applying
+(`stratum0.apply`) whatever the way of describing. Sorted by path components, parents come before what is below them, and
+applying the changes in that order to the base gives the new tree.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from cdn.catalog.entries import Entry
+
+
+class ChangeKind(Enum):
+    """What happens to a path."""
+
+    PUT = "put"
+    """It is exactly this entry; if it was and is a directory, what lies below stays."""
+    CLEAR = "clear"
+    """It is exactly this directory, and everything below that is not a change itself is gone."""
+    REMOVE = "remove"
+    """It and everything below is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One changed path.
+
+    Args:
+        path: absolute in the repository; the root is the empty string.
+        kind: what happens to it.
+        entry: what it becomes; None exactly for `ChangeKind.REMOVE`. In `entry`, `hardlink_group` numbers groups within one
+            folder only and `link_count` of directories is ignored: applying gives both their final values.
+    """
+
+    path: str
+    kind: ChangeKind
+    entry: Entry | None = None
+
+
+class ChangeSink(Protocol):
+    """Where changes go: the staging of a transaction."""
+
+    def stage(self, changes: Iterable[Change], objects: Iterable[str]) -> None:
+        """Records changes that replace earlier ones of the same paths, and the paths of objects they rely on.
+
+        When this returns, garbage collection spares those objects for as long as the transaction lives.
+
+        Args:
+            changes: in any order.
+            objects: paths in the object store, written or found there.
+
+        Raises:
+            ObjectMissingError: an object that was relied on is not in the store (any more); nothing was recorded.
+        """
+        ...
+
+
+def sort_key(path: str) -> tuple[bytes, ...]:
+    """Orders paths by components, so that a folder comes right before everything below it."""
+    return tuple(path.encode("utf-8", "surrogateescape").split(b"/"))
+
+
+def is_below(path: str, folder: str) -> bool:
+    """Whether `path` lies strictly below `folder`."""
+    return path.startswith(folder + "/")
+
+
+def is_at_or_below(path: str, folder: str) -> bool:
+    """Whether `path` is `folder` or lies below it."""
+    return path == folder or path.startswith(folder + "/")
+
+
+def parent_of(path: str) -> str:
+    """The folder that holds this path.
+
+    Raises:
+        ValueError: the root has none.
+    """
+    if not path:
+        raise ValueError("the root has no parent")
+    return path.rpartition("/")[0]
+
+
+def name_of(path: str) -> str:
+    """The last component; empty for the root."""
+    return path.rpartition("/")[2]
