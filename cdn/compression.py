@@ -22,7 +22,7 @@ except ImportError:  # pragma: no cover  # a platform without wheels: slower, sa
 try:
     from isal import isal_zlib as _stream_zlib
 except ImportError:  # pragma: no cover
-    _stream_zlib = zlib  # type: ignore[assignment]
+    _stream_zlib = zlib  # type: ignore[misc]
 
 LEVEL_DEFAULT: Final = 6
 ONE_SHOT_BYTES_MAX: Final = 32 << 20

@@ -149,7 +149,7 @@ def path_key(path: str | bytes) -> tuple[int, int]:
         path: absolute, without a trailing slash; the root is the empty string. Text is encoded with surrogateescape.
     """
     raw = path if isinstance(path, bytes) else path.encode("utf-8", "surrogateescape")
-    return _PATH_KEY.unpack(hashlib.md5(raw, usedforsecurity=False).digest())  # type: ignore[return-value]
+    return _PATH_KEY.unpack(hashlib.md5(raw, usedforsecurity=False).digest())
 
 
 def _new(algorithm: Algorithm) -> _Hash:

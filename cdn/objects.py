@@ -52,7 +52,7 @@ class ObjectName:
         Raises:
             DocumentError: the path is not one of an object; nothing else than what `path` writes is accepted.
         """
-        if len(path) < 8 or not path.startswith("data/") or path[7] != "/":  # noqa: PLR2004  "data/ab/"
+        if len(path) < 8 or not path.startswith("data/") or path[7] != "/":  # "data/ab/"
             raise DocumentError("object path", f"{path[:100]!r} does not begin like data/ab/")
         text = path[5:7] + path[8:]
         kind = _BY_SUFFIX.get(text[-1:], Kind.FILE)

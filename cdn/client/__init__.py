@@ -1,0 +1,1 @@
+"""The reader: paths of a repository resolved, fetched from any source that answers, and verified."""

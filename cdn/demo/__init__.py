@@ -1,0 +1,1 @@
+"""The demonstration: a whole network on one machine, put to the test."""
