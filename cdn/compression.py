@@ -44,7 +44,9 @@ class Compression(Enum):
         return self.name.lower()
 
 
-def compress(data: Buffer, compression: Compression = Compression.ZLIB, level: int = LEVEL_DEFAULT) -> bytes | bytearray:
+def compress(
+    data: Buffer, compression: Compression = Compression.ZLIB, level: int = LEVEL_DEFAULT
+) -> bytes | bytearray:
     """The stored form of these bytes.
 
     Args:

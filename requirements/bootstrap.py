@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROGRESS_INTERVAL_SECONDS = 5.0
+MADE_AT = ".made-at"
 
 
 class SetupError(Exception):
@@ -39,7 +40,7 @@ def main() -> int:
 def prepare(environment: Path, lock: Path) -> None:
     """Brings the environment to the state the lock file describes."""
     python = environment / "bin" / "python"
-    if not works(python):
+    if was_moved(environment) or not works(python):
         create(environment)
     if stamp(environment, lock).exists() and stamp(environment, lock).read_text() == fingerprint(lock, python):
         return
@@ -81,6 +82,12 @@ def works(python: Path) -> bool:
         return False
 
 
+def was_moved(environment: Path) -> bool:
+    """Whether the folder is no longer where the environment was made: its scripts then start an interpreter that is gone."""
+    made_at = environment / MADE_AT
+    return made_at.exists() and made_at.read_text() != str(environment.absolute())
+
+
 def create(environment: Path) -> None:
     """Makes the virtual environment, from nothing."""
     version = ".".join(map(str, sys.version_info[:3]))
@@ -98,6 +105,7 @@ def create(environment: Path) -> None:
         if environment.exists():
             shutil.rmtree(environment)
         venv.create(environment, with_pip=True)
+        (environment / MADE_AT).write_text(str(environment.absolute()))
     except (OSError, subprocess.CalledProcessError) as error:
         raise SetupError(f"{environment} cannot be made: {error}") from error
 

@@ -10,6 +10,9 @@ from pathlib import Path
 import pytest
 
 from cdn.cli.commands import ENTRIES
+from cdn.cli.failures import DEBUG_VARIABLE
+from cdn.cli.main import FAULT_VARIABLE
+from cdn.cli.options import LOG_FORMAT_VARIABLE
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("requirements/*.md")])
@@ -111,3 +114,9 @@ def test_ci_is_make_check_and_its_script_is_sound():
     assert script.stat().st_mode & 0o111
     subprocess.run(["bash", "-n", script], check=True)
     assert "make check" in script.read_text()
+
+
+def test_every_environment_variable_is_documented():
+    page = (ROOT / "docs" / "operations" / "command-line.md").read_text()
+    for name in (DEBUG_VARIABLE, FAULT_VARIABLE, LOG_FORMAT_VARIABLE):
+        assert f"| `{name}` |" in page

@@ -103,6 +103,14 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path, locks):
         bootstrap.prepare(tmp_path / "file" / "environment", locks / "runtime.lock")
 
 
+def test_an_environment_that_was_moved_is_made_again(environment):
+    assert not bootstrap.was_moved(environment)
+    (environment / bootstrap.MADE_AT).write_text(str(environment))
+    assert not bootstrap.was_moved(environment)
+    (environment / bootstrap.MADE_AT).write_text("/elsewhere/.venv")
+    assert bootstrap.was_moved(environment)
+
+
 def test_an_environment_of_another_python_does_not_count_as_working(environment):
     python = environment / "bin" / "python"
     assert bootstrap.works(python)
