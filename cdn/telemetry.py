@@ -262,30 +262,27 @@ class LogStream(Protocol):
 
     def flush(self) -> object: ...
 
-    def isatty(self) -> bool: ...
 
-
-def log_to(stream: LogStream, *, level: Level, log_format: LogFormat) -> None:
+def log_to(stream: LogStream, *, level: Level, log_format: LogFormat, colours: bool = False) -> None:
     """Writes steps, events and the standard library's log records from `level` up to `stream`, one line each."""
-    install_sink(_StreamSink(stream, log_format), level)
+    install_sink(_StreamSink(stream, log_format, colours=colours), level)
     _bridge_standard_logging(level)
 
 
 class _StreamSink:
     """Formats with structlog, imported at the first line written."""
 
-    def __init__(self, stream: LogStream, log_format: LogFormat) -> None:
+    def __init__(self, stream: LogStream, log_format: LogFormat, *, colours: bool) -> None:
         self._stream = stream
         self._format = log_format
+        self._colours = colours
         self._lock = threading.Lock()
         self._render: Callable[[Level, dict[str, object]], str] | None = None
 
     def __call__(self, level: Level, name: str, fields: Mapping[str, object]) -> None:
         with self._lock:
             if self._render is None:
-                self._render = (
-                    _json_renderer() if self._format == "json" else _console_renderer(colours=self._stream.isatty())
-                )
+                self._render = _json_renderer() if self._format == "json" else _console_renderer(colours=self._colours)
             line = self._render(level, {**fields, "event": name})
             # A log that nobody can read any more must not stop the service it tells of.
             with suppress(OSError, ValueError):
@@ -338,8 +335,10 @@ def _bridge_standard_logging(level: Level) -> None:
                 fields["exception"] = logging.Formatter().formatException(record.exc_info)
             event(record.name, level=_level_of(record.levelno), **fields)
 
+    bridge = Bridge()
+    bridge.set_name(__name__)
     root = logging.getLogger()
-    root.handlers = [Bridge()]
+    root.handlers = [*(each for each in root.handlers if each.get_name() != __name__), bridge]
     root.setLevel(level.upper())
 
 

@@ -83,7 +83,7 @@ def works(python: Path) -> bool:
 
 
 def was_moved(environment: Path) -> bool:
-    """Whether the folder is no longer where the environment was made: its scripts then start an interpreter that is gone."""
+    """Whether the folder is no longer where it was made: its scripts then start an interpreter that is gone."""
     made_at = environment / MADE_AT
     return made_at.exists() and made_at.read_text() != str(environment.absolute())
 

@@ -4,10 +4,13 @@ are."""
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from cdn.telemetry import install_fault_hook, install_sink
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
@@ -21,6 +24,14 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 # What the person who runs the tests has set for `cdn` must not change what is tested.
 for name in [name for name in os.environ if name.startswith(("CDN_", "_CDN_"))]:
     del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def _quiet_telemetry() -> Iterator[None]:
+    """Whatever a test made the process listen to or fail at ends with the test."""
+    yield
+    install_sink(None)
+    install_fault_hook(None)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ This is the one place that reads the process environment:
 
 - ``CDN_DEBUG`` (any value): show tracebacks.
 - ``CDN_LOG_FORMAT`` (``console`` or ``json``): how log lines look, where ``--log-format`` says nothing.
+- ``NO_COLOR`` (any value): no colours; rich, which draws tables and bars, looks for it too.
 - ``CDN_FAULT`` (see `cdn.telemetry.Fault`): die at a named fault point; for tests.
 """
 
@@ -146,7 +147,7 @@ def _read_environment() -> CommandOutput:
         raise ConfigError(
             f"{LOG_FORMAT_VARIABLE} is {log_format!r}; it must be one of {', '.join(get_args(LogFormat))}"
         )
-    return CommandOutput(Settings(log_format=cast("LogFormat", log_format)))
+    return CommandOutput(Settings(log_format=cast("LogFormat", log_format), colours=not os.environ.get("NO_COLOR")))
 
 
 def _let_any_name_through() -> None:

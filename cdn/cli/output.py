@@ -40,12 +40,14 @@ class Settings:
         quiet: whether notes and progress are left out.
         verbosity: how often ``--verbose`` was given.
         log_format: how log lines look.
+        colours: whether a terminal may be given colours.
     """
 
     json: bool = False
     quiet: bool = False
     verbosity: int = 0
     log_format: LogFormat = "console"
+    colours: bool = True
 
     def log_level(self, *, serving: bool = False) -> Level:
         """Returns the level from which log lines are written; a server says more by itself than a command does."""
@@ -63,9 +65,6 @@ class StandardError:
 
     def flush(self) -> None:
         sys.stderr.flush()
-
-    def isatty(self) -> bool:
-        return sys.stderr.isatty()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +119,12 @@ class CommandOutput:
 
     def start_logging(self, *, serving: bool = False) -> None:
         """Sends the log to standard error, at the level and in the format the settings say."""
-        log_to(StandardError(), level=self.settings.log_level(serving=serving), log_format=self.settings.log_format)
+        log_to(
+            StandardError(),
+            level=self.settings.log_level(serving=serving),
+            log_format=self.settings.log_format,
+            colours=self.settings.colours and sys.stderr.isatty(),
+        )
 
 
 class _PlainListing:

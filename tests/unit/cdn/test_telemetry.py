@@ -141,9 +141,6 @@ def test_a_log_nobody_can_read_does_not_stop_the_service():
         def flush(self):
             raise BrokenPipeError
 
-        def isatty(self):
-            return False
-
     log_to(Broken(), level="info", log_format="json")
     event("edge.upstream.lost")
     install_sink(None)

@@ -189,6 +189,19 @@ CommandOutput().result({}, Table(("tag", "revision"), [("[red]v1", 3), ("\\x1b[2
     assert "Tags [b]" in seen
 
 
+@pytest.mark.parametrize(("colours", "escapes"), [(True, True), (False, False)])
+def test_log_lines_on_a_terminal_have_colours_unless_they_are_not_wanted(colours, escapes):
+    program = f"""
+from cdn.cli.output import CommandOutput, Settings
+from cdn.telemetry import event
+CommandOutput(Settings(colours={colours})).serving()
+event("edge.upstream.lost", url="http://a/")
+"""
+    _, seen = on_a_terminal(program)
+    assert "edge.upstream.lost" in seen
+    assert ("\x1b[" in seen) == escapes
+
+
 @pytest.mark.parametrize(
     ("settings", "command", "server"),
     [
