@@ -1,0 +1,115 @@
+"""The jobs of the content pipeline: what a worker process is asked, what it answers, and how one job is done."""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from typing import Final
+
+from cdn.errors import StorageError
+from cdn.objects import Kind
+from stratum0.content import ContentIndex, ContentSettings, ContentStore, StoredPiece
+
+_OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # what became a FIFO since must not hang
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSetup:
+    """What a worker is told first: where to store, how, and where the index is."""
+
+    store_root: str
+    index_file: str
+    settings: ContentSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Stamp:
+    """What says that a file is still the one that was scanned: inode, size in bytes, mtime and ctime in nanoseconds."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> Stamp:
+        """The stamp of a file's status."""
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadJob:
+    """Store `size` bytes at `offset` of a file, if it still bears this stamp."""
+
+    path: bytes
+    stamp: Stamp
+    offset: int
+    size: int
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class BytesJob:
+    """Store these bytes."""
+
+    data: bytes
+    kind: Kind
+
+
+@dataclass(frozen=True, slots=True)
+class FileChanged:
+    """The file is no longer the one that was scanned, or is gone."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobFailed:
+    """The job could not be done; `error` says why."""
+
+    error: Exception
+
+
+Job = ReadJob | BytesJob
+Outcome = StoredPiece | FileChanged | JobFailed
+
+
+def do(job: Job, content: ContentStore) -> Outcome:
+    """Does one job; whatever goes wrong comes back as an outcome."""
+    try:
+        data = job.data if isinstance(job, BytesJob) else _read(job)
+        return FileChanged() if data is None else content.store_piece(data, job.kind)
+    except (OSError, StorageError) as error:
+        return JobFailed(error)
+
+
+def _read(job: ReadJob) -> bytes | None:
+    """The bytes, or None if the file is not, or does not stay, the one that was scanned."""
+    try:
+        fd = os.open(job.path, _OPEN)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:  # it became a symbolic link
+            return None
+        raise
+    try:
+        if Stamp.of(os.fstat(fd)) != job.stamp:
+            return None
+        parts = []
+        position, left = job.offset, job.size
+        while left and (part := os.pread(fd, left, position)):
+            parts.append(part)
+            position += len(part)
+            left -= len(part)
+        if left or Stamp.of(os.fstat(fd)) != job.stamp:
+            return None
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+    finally:
+        os.close(fd)
+
+
+def open_content(setup: WorkerSetup) -> ContentStore:
+    """The content store a setup describes."""
+    from cdn.storage.local import LocalStore
+
+    return ContentStore(LocalStore(setup.store_root), setup.settings, ContentIndex(setup.index_file))
