@@ -120,3 +120,12 @@ def test_every_environment_variable_is_documented():
     page = (ROOT / "docs" / "operations" / "command-line.md").read_text()
     for name in (DEBUG_VARIABLE, FAULT_VARIABLE, LOG_FORMAT_VARIABLE):
         assert f"| `{name}` |" in page
+
+
+def test_every_module_of_the_core_has_its_layer():
+    contract = next(each for each in PROJECT["tool"]["importlinter"]["contracts"] if each["type"] == "layers")
+    layered = set(re.findall(r"cdn\.(\w+)", " ".join(contract["layers"])))
+    modules = {
+        path.stem for path in (ROOT / "cdn").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
+    }
+    assert modules - {"__init__", "__main__"} == layered
