@@ -1,4 +1,7 @@
-"""Chunking: where a large file is cut, by content, so that an insertion moves few chunks (FastCDC; any partition is legal, spec §6)."""
+"""Chunking: where a large file is cut, by content, so that an insertion moves few chunks.
+
+FastCDC chooses the places; the format accepts any (spec §6).
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Compression: complete zlib streams (RFC 1950) or raw bytes, through the fastest library present (spec §4).
 
-Whole objects go through libdeflate (package `deflate`), streams through ISA-L (package `isal`); where one is absent the standard
-library does the same work. Nothing here allocates by a length that a stranger wrote: every way of inflating takes the caller's limit.
+Whole objects go through libdeflate (package `deflate`), streams through ISA-L (package `isal`); where one is absent
+the standard library does the same work. Nothing here allocates by a length that a stranger wrote: every way of
+inflating takes the caller's limit.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Digests: the algorithms of the repository format, their text form and how it is parsed (spec §3).
 
-A digest is always over the bytes on the wire, that is the stored, usually compressed, bytes. The *plain digest* (SHA-256 over
-uncompressed bytes) is our extension and described in docs/formats/plain-digest.md.
+A digest is always over the bytes on the wire, that is the stored, usually compressed, bytes. The *plain digest*
+(SHA-256 over uncompressed bytes) is our extension and described in docs/formats/plain-digest.md.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class _Hash(Protocol):
 
 
 class Algorithm(Enum):
-    """A hash algorithm as the format knows it: its id, its digest's size in bytes and the identifier its text form ends with."""
+    """A hash algorithm of the format: its id, its digest's size in bytes and what the digest's text form ends with."""
 
     SHA1 = (1, 20, "")
     RMD160 = (2, 20, "-rmd160")

@@ -94,7 +94,7 @@ def test_any_text_is_a_map_or_a_told_mistake(text):
     try:
         loaded = parse_network_map(text, "map")
     except ConfigError as error:
-        assert str(error).startswith("map:")  # noqa: PT017 -- either outcome is right
+        assert str(error).startswith("map:")
     else:
         loaded.locate(packed_address("192.0.2.1"))
 
