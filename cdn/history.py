@@ -29,6 +29,7 @@ HISTORY_BYTES_MAX: Final = 1 << 30
 """Of the uncompressed file: some millions of tags."""
 
 _DOCUMENT: Final = "history"
+_NO_DIGEST: Final = "0" * 40
 _SCHEMA: Final = 1.0
 _SCHEMA_REVISION: Final = 3
 _REVISION_WITH_SIZE: Final = 1
@@ -255,12 +256,12 @@ def _read(connection: sqlite3.Connection, size_bytes: int) -> History:
         raise DocumentError(_DOCUMENT, f"its schema {version} revision {revision} is not 1.0")
     if "fqrn" not in properties:
         raise DocumentError(_DOCUMENT, "it does not name its repository (property fqrn)")
-    previous = properties.get("previous_revision")
+    previous = Digest.parse(properties.get("previous_revision") or _NO_DIGEST)
     return History(
         fqrn=properties["fqrn"],
         tags=tuple(_tags(connection, revision, size_bytes)),
         branches=tuple(_branches(connection)) if revision >= _REVISION_WITH_BRANCH else _DEFAULT_BRANCHES,
-        previous=Digest.parse(previous) if previous else None,
+        previous=None if previous.is_null else previous,
     )
 
 
@@ -328,7 +329,7 @@ def _write(connection: sqlite3.Connection, history: History) -> None:
         "schema": "1.0",
         "schema_revision": str(_SCHEMA_REVISION),
         "fqrn": history.fqrn,
-        "previous_revision": history.previous.text if history.previous else "",  # readers insist that it is there
+        "previous_revision": history.previous.text if history.previous else _NO_DIGEST,  # readers insist on it
     }
     connection.executemany("INSERT INTO properties VALUES (?, ?)", properties.items())
     connection.executemany(
