@@ -9,8 +9,8 @@ The first level says *what kind of thing* went wrong, so that a caller can decid
 - `TransportError`: a peer could not be asked or did not answer properly.
 - `RepositoryError`: the operation is refused in the repository's present state.
 
-A message is one sentence that names the thing and, where there is something to do, says what. `permanent` answers the one
-question retry loops ask: can the same call succeed later? `exit_code` is what the command line returns.
+A message is one sentence that names the thing and, where there is something to do, says what. `permanent` answers the
+one question retry loops ask: can the same call succeed later? `exit_code` is what the command line returns.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class CdnError(Exception):
     exit_code: ClassVar[int] = 1
 
 
-# ---------------------------------------------------------------------------------------------------- what the user asked for
+# --------------------------------------------------------------------------------------------- what the user asked for
 
 
 class UsageError(CdnError):
@@ -38,7 +38,7 @@ class ConfigError(UsageError):
     """A configuration file or variable has a mistake; the message names file, line where known, and key."""
 
 
-# ------------------------------------------------------------------------------------------------------------ hostile bytes
+# ------------------------------------------------------------------------------------------------------- hostile bytes
 
 
 class DocumentError(CdnError):
@@ -97,7 +97,7 @@ class HashMismatchError(TrustError):
         self.actual = actual
 
 
-# ----------------------------------------------------------------------------------------------------------- keeping objects
+# ----------------------------------------------------------------------------------------------------- keeping objects
 
 
 class StorageError(CdnError):
@@ -128,7 +128,7 @@ class StorageReadOnlyError(StorageError):
     permanent = True
 
 
-# --------------------------------------------------------------------------------------------------------- talking to peers
+# ---------------------------------------------------------------------------------------------------- talking to peers
 
 
 class TransportError(CdnError):
@@ -158,6 +158,10 @@ class SlowPeerError(TransportError):
 
 class ShortTransferError(TransportError):
     """The connection ended before the body did."""
+
+
+class MalformedAnswerError(TransportError):
+    """What the peer sent is no HTTP."""
 
 
 class TooLargeError(TransportError):
@@ -196,7 +200,7 @@ class AllSourcesFailedError(TransportError):
         self.causes = causes
 
 
-# ---------------------------------------------------------------------------------------------------- the repository's state
+# ---------------------------------------------------------------------------------------------- the repository's state
 
 
 class RepositoryError(CdnError):

@@ -1,9 +1,9 @@
 """How objects travel: one small asynchronous interface, and the vocabulary of a request and its answer.
 
-A `Fetcher` sends one request and hands back whatever answer came, status included; it raises only when there was no answer.
-What an answer *means* (a missing object, a wrong digest, the next server's turn) is decided above: `cdn.transport.download` reads
-and verifies bodies, `cdn.transport.retry` tries again, `cdn.client.sources` chooses servers. The contract is
-tests/contracts/fetcher.py.
+A `Fetcher` sends one request and hands back whatever answer came, status included; it raises only when there was no
+answer. What an answer *means* (a missing object, a wrong digest, the next server's turn) is decided above:
+`cdn.transport.download` reads and verifies bodies, `cdn.transport.retry` tries again, `cdn.client.sources` chooses
+servers. The contract is tests/contracts/fetcher.py.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Request:
 
     url: str
     method: str = "GET"
-    headers: Mapping[str, str] = field(default=_NO_HEADERS)
+    headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS)
     proxy: str | None = None
 
 
@@ -70,7 +70,7 @@ class Fetcher(Protocol):
         """Sends a request; the answer's head has arrived when the block is entered.
 
         Raises:
-            UnreachableError, SlowPeerError, ShortTransferError: no answer came.
+            UnreachableError, SlowPeerError, ShortTransferError, MalformedAnswerError: no answer came.
         """
         ...
 

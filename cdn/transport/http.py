@@ -1,0 +1,312 @@
+"""Fetching over HTTP/1.1 and HTTPS, with every wait and every size bounded.
+
+The library underneath (aiohttp) is imported when a fetcher is made, not before: it costs more than a whole `cdn
+--help`. All its errors are turned into ours at one place, `_mapped`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import time
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import urlsplit
+
+import cdn
+from cdn.errors import (
+    CdnError,
+    MalformedAnswerError,
+    ShortTransferError,
+    SlowPeerError,
+    StatusError,
+    TransportError,
+    UnreachableError,
+)
+from cdn.transport.base import Request
+from cdn.transport.slots import HostSlots
+from cdn.transport.speed import SpeedGauge, SpeedLimit
+
+if TYPE_CHECKING:
+    import aiohttp
+
+USER_AGENT: Final = f"stratocast/{cdn.__version__}"
+_READ_BYTES: Final = 256 << 10
+_DRAINED_BYTES_MAX: Final = 16 << 10
+_DRAIN_SECONDS: Final = 0.5
+
+
+class Resolver(Protocol):
+    """Finds the addresses of a host; the demonstration's clients ask our own GeoDNS this way."""
+
+    async def __call__(self, host: str, port: int) -> Sequence[str]:
+        """Addresses of the host, the preferred one first.
+
+        Raises:
+            OSError: there are none.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings:
+    """Limits of an `HttpFetcher`.
+
+    Args:
+        connect_timeout_seconds: for finding the address and connecting, TLS included.
+        idle_timeout_seconds: how long the peer may send nothing at all.
+        head_timeout_seconds: for the whole head of an answer, from the request on.
+        speed: the least it must send of a body.
+        connections_per_host: requests under way to one host, or through one proxy.
+        connections_max: requests under way in all.
+        keepalive_seconds: how long an unused connection is kept.
+        redirects_max: how many redirects are followed; with 0 a redirect is an answer like any other.
+        header_bytes_max: size of one line of an answer's head.
+        header_fields_max: number of its fields.
+        user_agent: what to call ourselves.
+        headers: sent with every request, such as ``Authorization``; never shown.
+    """
+
+    connect_timeout_seconds: float = 10.0
+    idle_timeout_seconds: float = 10.0
+    head_timeout_seconds: float = 30.0
+    speed: SpeedLimit = field(default_factory=SpeedLimit)
+    connections_per_host: int = 16
+    connections_max: int = 256
+    keepalive_seconds: float = 30.0
+    redirects_max: int = 0
+    header_bytes_max: int = 8190
+    header_fields_max: int = 128
+    user_agent: str = USER_AGENT
+    headers: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+
+
+class HttpFetcher:
+    """Sends requests over HTTP; a `Fetcher`, used within one event loop.
+
+    Args:
+        settings: its limits.
+        resolver: finds addresses in place of the system's resolver.
+    """
+
+    def __init__(self, settings: HttpSettings | None = None, *, resolver: Resolver | None = None) -> None:
+        import aiohttp  # noqa: F401  the cost is paid here, not in the middle of the first request
+
+        self._settings = settings or HttpSettings()
+        self._resolver = resolver
+        self._slots = HostSlots(self._settings.connections_max, self._settings.connections_per_host)
+        self._session: aiohttp.ClientSession | None = None
+        self._is_closed = False
+
+    @asynccontextmanager
+    async def send(self, request: Request) -> AsyncIterator[HttpResponse]:
+        """Sends a request; see `Fetcher`."""
+        async with self._slots.hold(_route(request)):
+            answer = await self._ask(request)
+            try:
+                yield HttpResponse(answer, request.url, self._settings)
+            except (asyncio.CancelledError, GeneratorExit):
+                answer.close()
+                raise
+            finally:
+                await _let_go(answer)
+
+    async def close(self) -> None:
+        """Gives up all connections; see `Fetcher`."""
+        self._is_closed = True
+        if self._session is not None:
+            await self._session.close()
+
+    async def _ask(self, request: Request) -> aiohttp.ClientResponse:
+        """The answer, its head read."""
+        from yarl import URL
+
+        settings = self._settings
+        with _mapped(request.url):
+            async with asyncio.timeout(settings.head_timeout_seconds):
+                return await self._opened_session(request.url).request(
+                    request.method,
+                    URL(request.url, encoded=True),  # as it is: peers and caches compare URLs byte by byte
+                    headers=request.headers,
+                    proxy=request.proxy,
+                    allow_redirects=settings.redirects_max > 0,
+                    max_redirects=settings.redirects_max + 1,  # there, the one that fails is counted too
+                )
+
+    def _opened_session(self, url: str) -> aiohttp.ClientSession:
+        if self._is_closed:
+            raise UnreachableError(url, "this fetcher is closed")
+        if self._session is None:
+            self._session = self._new_session()
+        return self._session
+
+    def _new_session(self) -> aiohttp.ClientSession:
+        import aiohttp
+
+        settings = self._settings
+        connector = aiohttp.TCPConnector(
+            limit=0,  # `HostSlots` limits
+            keepalive_timeout=settings.keepalive_seconds,
+            resolver=_adapted(self._resolver) if self._resolver else None,
+            use_dns_cache=self._resolver is None,
+        )
+        return aiohttp.ClientSession(
+            connector=connector,
+            timeout=aiohttp.ClientTimeout(
+                total=None,
+                connect=settings.connect_timeout_seconds,
+                sock_connect=settings.connect_timeout_seconds,
+                sock_read=settings.idle_timeout_seconds,
+            ),
+            headers={"User-Agent": settings.user_agent, **settings.headers},
+            skip_auto_headers=("Accept-Encoding",),  # objects are served as they are stored (spec §4)
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+            read_bufsize=_READ_BYTES,
+            max_line_size=settings.header_bytes_max,
+            max_field_size=settings.header_bytes_max,
+            max_headers=settings.header_fields_max,
+        )
+
+
+class HttpResponse:
+    """An answer over HTTP; a `Response`."""
+
+    def __init__(self, answer: aiohttp.ClientResponse, url: str, settings: HttpSettings) -> None:
+        self._answer = answer
+        self._url = url
+        self._settings = settings
+
+    @property
+    def status(self) -> int:
+        """The HTTP status code."""
+        return self._answer.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The header fields; keys compare without regard to case."""
+        return self._answer.headers
+
+    @property
+    def size(self) -> int | None:
+        """The body's size in bytes, where the peer said it."""
+        if "Transfer-Encoding" in self._answer.headers:  # it overrides Content-Length (RFC 9112 §6.3)
+            return None
+        return self._answer.content_length
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body, piece by piece; see `Response`."""
+        gauge = SpeedGauge(self._settings.speed)
+        while piece := await self._piece(gauge):
+            yield piece
+
+    async def _piece(self, gauge: SpeedGauge) -> bytes:
+        """The next piece of the body, empty at its end."""
+        started = time.monotonic()
+        try:
+            with _mapped(self._url):
+                # The library's own limit is on bytes from the socket; chunk extensions without end would pass it.
+                async with asyncio.timeout(self._settings.idle_timeout_seconds):
+                    piece = await self._answer.content.readany()
+            if piece and gauge.is_too_slow(len(piece), time.monotonic() - started):
+                limit = self._settings.speed
+                reason = f"the peer sent less than {limit.bytes_per_second} bytes/s for {limit.window_seconds:g} s"
+                raise SlowPeerError(self._url, reason)
+        except TransportError:
+            self._answer.close()
+            raise
+        return piece
+
+
+async def _let_go(answer: aiohttp.ClientResponse) -> None:
+    """Gives the connection back for the next request if little is left to read, such as an error page."""
+    if not answer.closed and answer.connection is not None and (answer.content_length or 0) <= _DRAINED_BYTES_MAX:
+        with suppress(Exception):  # whatever happens to what nobody wants, the connection is closed below
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                left = _DRAINED_BYTES_MAX
+                while left > 0 and (piece := await answer.content.readany()):
+                    left -= len(piece)
+    answer.close()
+
+
+def _route(request: Request) -> str:
+    """The host that the request's connection goes to."""
+    try:
+        return urlsplit(request.proxy or request.url).netloc
+    except ValueError:
+        raise UnreachableError(request.url, "this is no URL") from None
+
+
+def _adapted(resolver: Resolver) -> Any:
+    """The resolver as the library wants it."""
+    from aiohttp.abc import AbstractResolver, ResolveResult
+
+    class Adapted(AbstractResolver):
+        async def resolve(
+            self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+        ) -> list[ResolveResult]:
+            addresses = await resolver(host, port)
+            if not addresses:
+                raise OSError(f"{host} has no address")
+            return [
+                ResolveResult(
+                    hostname=host,
+                    host=address,
+                    port=port,
+                    family=socket.AF_INET6 if ipaddress.ip_address(address).version == 6 else socket.AF_INET,
+                    proto=0,
+                    flags=socket.AI_NUMERICHOST,
+                )
+                for address in addresses
+            ]
+
+        async def close(self) -> None:
+            pass
+
+    return Adapted()
+
+
+@contextmanager
+def _mapped(url: str) -> Iterator[None]:
+    """Turns the errors of the library and of sockets into ours."""
+    try:
+        yield
+    except CdnError:
+        raise
+    except Exception as error:
+        raise _translated(url, error) from error
+
+
+def _translated(url: str, error: Exception) -> TransportError:
+    import aiohttp
+    from aiohttp.http_exceptions import HttpProcessingError
+
+    reason = " ".join(str(error).split())[:300] or type(error).__name__
+    match error:
+        case aiohttp.ConnectionTimeoutError():
+            return UnreachableError(url, "no connection in time")
+        case aiohttp.ServerTimeoutError():
+            return SlowPeerError(url, "the peer sent nothing for too long")
+        case TimeoutError():
+            return SlowPeerError(url, "the answer did not come in time")
+        case aiohttp.ClientHttpProxyError():
+            return UnreachableError(url, f"the proxy refused to connect ({error.status})")
+        case aiohttp.ClientConnectorError() | aiohttp.ServerFingerprintMismatch():
+            return UnreachableError(url, f"no connection ({reason})")
+        case aiohttp.TooManyRedirects():
+            return StatusError(url, error.history[-1].status if error.history else error.status)
+        case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
+            return UnreachableError(url, "this is no URL that HTTP can fetch")
+        case aiohttp.ClientResponseError() | HttpProcessingError():
+            return MalformedAnswerError(url, f"the answer is no HTTP ({reason})")
+        case aiohttp.ClientPayloadError() | aiohttp.ClientConnectionError():
+            return ShortTransferError(url, f"the connection ended early ({reason})")
+        case OSError() | ValueError():
+            return UnreachableError(url, f"no connection ({reason})")
+        case _:
+            return MalformedAnswerError(url, f"the exchange failed ({type(error).__name__}: {reason})")
