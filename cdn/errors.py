@@ -240,6 +240,13 @@ class LeaseHeldError(RepositoryError):
     exit_code = 8
 
 
+class LockHeldError(RepositoryError):
+    """Another process is doing what only one may do at a time; it may be done later."""
+
+    permanent = False
+    exit_code = 8
+
+
 class ConflictError(RepositoryError):
     """The subtree changed since the transaction began; it cannot be rebased."""
 
