@@ -16,6 +16,7 @@ at: a column of a stranger holds any type (`integer`, `text`).
 from __future__ import annotations
 
 import functools
+import math
 import os
 import sqlite3
 import stat
@@ -183,7 +184,10 @@ def schema_of(values: dict[str, str], document: str) -> tuple[float, int]:
         DocumentError: they are no numbers.
     """
     with guard(document):
-        return float(values.get("schema", "1.0")), int(values.get("schema_revision", "0")[:_NUMBER_DIGITS_MAX])
+        version = float(values.get("schema", "1.0"))
+        if not math.isfinite(version):  # it would pass any comparison that asks whether it is too different
+            raise ValueError("its schema is no number")
+        return version, int(values.get("schema_revision", "0")[:_NUMBER_DIGITS_MAX])
 
 
 def _typed(value: object, kind: type[_Value], document: str, name: str) -> _Value:
