@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -24,7 +25,7 @@ from cdn.errors import (
     RepositoryMissingError,
     UntrustedCertificateError,
 )
-from cdn.hashing import digest_of
+from cdn.hashing import Digest, digest_of
 from cdn.history import HISTORY_BYTES_MAX, History
 from cdn.manifest import Manifest
 from cdn.objects import MANIFEST_PATH, WHITELIST_PATH, Kind, ObjectName
@@ -34,7 +35,6 @@ from cdn.whitelist import Whitelist
 from stratum0.catalogs import CatalogCache
 from stratum0.config import Home, RepositorySettings, checked_name
 from stratum0.locks import publishing_locks
-from stratum0.parts import Head
 from stratum0.signer import KeyFolder, Signer
 from stratum0.state import State
 
@@ -49,6 +49,34 @@ CATALOGS_FOLDER: Final = "catalogs"
 KEYS_FOLDER: Final = "keys"
 STATE_FILE: Final = "state.sqlite"
 CONTENT_FILE: Final = "content.sqlite"
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The revision that is published at the moment, its signature verified.
+
+    Args:
+        manifest: what is published.
+        history: its tags; None where the manifest names no history.
+    """
+
+    manifest: Manifest
+    history: History | None = None
+
+    @property
+    def root(self) -> Digest:
+        """Digest of the root catalog."""
+        return self.manifest.root_catalog
+
+    @property
+    def root_size(self) -> int:
+        """Size of the uncompressed root catalog in bytes, 0 where the manifest does not say it."""
+        return self.manifest.root_catalog_bytes or 0
+
+    @property
+    def revision(self) -> int:
+        """Its number."""
+        return self.manifest.revision
 
 
 class Repository:
