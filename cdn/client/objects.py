@@ -1,0 +1,278 @@
+"""Plain content of objects: from the cache, or else from the sources, verified while it arrives (spec §3.3, §4).
+
+However many readers want an object at the same time, it is fetched once. Nothing of it is given to anybody before its
+digest, its size and its compressed form have all proved right.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Final, TypeVar
+from weakref import WeakValueDictionary
+
+from cdn.client.cache import ObjectCache
+from cdn.client.content import Content, Spool
+from cdn.client.sources import Route, Sources
+from cdn.compression import Compression, Decompressor, decompress
+from cdn.errors import DocumentError, HashMismatchError
+from cdn.hashing import Hasher
+from cdn.objects import ObjectName
+from cdn.transport.base import Fetcher
+from cdn.transport.download import SPOOL_BYTES, body_pieces
+
+T = TypeVar("T")
+_A = TypeVar("_A")
+
+FETCHES_MAX: Final = 32
+SIZE_UNKNOWN: Final = -1
+_INLINE_BYTES: Final = 128 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An object to read.
+
+    Args:
+        name: which.
+        compression: how it is stored.
+        size: of its plain content; anything else is refused. `SIZE_UNKNOWN` where nobody says.
+        size_max: the limit where the size is unknown.
+        path: where to fetch it from, if not from its usual place.
+    """
+
+    name: ObjectName
+    compression: Compression = Compression.ZLIB
+    size: int = SIZE_UNKNOWN
+    size_max: int = 0
+    path: str = ""
+
+    @property
+    def plain_bytes_max(self) -> int:
+        """How large the plain content may be."""
+        return self.size_max if self.size == SIZE_UNKNOWN else self.size
+
+    @property
+    def stored_bytes_max(self) -> int:
+        """How large the stored form may be: deflate makes nothing much larger, however badly it is done."""
+        if self.compression is Compression.NONE:
+            return self.plain_bytes_max
+        return self.plain_bytes_max + self.plain_bytes_max // 8 + 4096
+
+
+class ObjectReader:
+    """Gives the content of objects.
+
+    Args:
+        fetcher: sends requests.
+        sources: whom to ask.
+        cache: where content is kept.
+        fetches_max: how many objects are fetched at once.
+    """
+
+    def __init__(
+        self, fetcher: Fetcher, sources: Sources, cache: ObjectCache, *, fetches_max: int = FETCHES_MAX
+    ) -> None:
+        self._fetcher = fetcher
+        self._sources = sources
+        self._cache = cache
+        self._slots = asyncio.Semaphore(fetches_max)
+        self._open: WeakValueDictionary[ObjectName, Content] = WeakValueDictionary()
+        self._under_way: dict[ObjectName, _Shared] = {}
+        self.fetched_objects = 0
+        self.fetched_bytes = 0
+
+    async def read(self, wanted: Wanted) -> Content:
+        """The content of an object.
+
+        Raises:
+            AllSourcesFailedError: no source has it, or none has it right.
+            StorageError: there is no room for it anywhere.
+        """
+        content = self._open.get(wanted.name)
+        if content is not None:
+            return content
+        shared = self._under_way.get(wanted.name)
+        if shared is None or shared.is_given_up:
+            if (cached := self._cached_now(wanted)) is not None:
+                return cached
+            shared = self._start(wanted)
+        content = await shared.result()
+        self._open[wanted.name] = content
+        return content
+
+    async def close(self) -> None:
+        """Gives up what is under way."""
+        tasks = [shared.task for shared in self._under_way.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _start(self, wanted: Wanted) -> _Shared:
+        shared = self._under_way[wanted.name] = _Shared(asyncio.create_task(self._load(wanted)))
+
+        def forget(_: object) -> None:
+            if self._under_way.get(wanted.name) is shared:
+                del self._under_way[wanted.name]
+
+        shared.task.add_done_callback(forget)
+        return shared
+
+    def _cached_now(self, wanted: Wanted) -> Content | None:
+        """What the cache has, if looking takes less time than handing the question to a thread."""
+        if not 0 <= wanted.size <= _INLINE_BYTES:
+            return None
+        cached = self._cache.open(wanted.name)
+        if cached is None or cached.size != wanted.size:
+            return None
+        self._open[wanted.name] = cached
+        return cached
+
+    async def _load(self, wanted: Wanted) -> Content:
+        if not 0 <= wanted.size <= _INLINE_BYTES:
+            cached = await asyncio.to_thread(self._cache.open, wanted.name)
+            if cached is not None and wanted.size in (SIZE_UNKNOWN, cached.size):
+                return cached
+        async with self._slots:
+            path = wanted.path or wanted.name.path
+            return await self._sources.fetch(
+                path, lambda route: self._fetch(route, path, wanted), size=max(wanted.size, 0)
+            )
+
+    async def _fetch(self, route: Route, path: str, wanted: Wanted) -> Content:
+        request = route.request(path)
+        async with self._fetcher.send(request) as response:
+            pieces = _joined(body_pieces(request, response, size_max=wanted.stored_bytes_max))
+            first = await anext(pieces, b"")
+            if len(first) >= SPOOL_BYTES:
+                content, size = await self._fetch_large(first, pieces, request.url, wanted)
+            else:
+                size = len(first)
+                content = await asyncio.to_thread(self._keep_small, first, request.url, wanted)
+        self.fetched_objects += 1
+        self.fetched_bytes += size
+        return content
+
+    def _keep_small(self, stored: bytes, url: str, wanted: Wanted) -> Content:
+        """Verifies and keeps an object that came in one piece."""
+        hasher = Hasher(wanted.name.digest.algorithm)
+        hasher.update(stored)
+        _check_digest(hasher, wanted, url)  # before inflating: what is wrong need not be looked into
+        plain = decompress(
+            stored,
+            wanted.compression,
+            size_max=wanted.plain_bytes_max,
+            size_expected=None if wanted.size == SIZE_UNKNOWN else wanted.size,
+            document=url,
+        )
+        _check_size(len(plain), wanted, url)
+        spool = self._cache.stage()
+        try:
+            spool.write(plain)
+            return self._cache.keep(spool, wanted.name, hashlib.sha256(plain).digest())
+        finally:
+            spool.discard()
+
+    async def _fetch_large(
+        self, first: bytes, pieces: AsyncIterator[bytes], url: str, wanted: Wanted
+    ) -> tuple[Content, int]:
+        """Verifies and keeps an object while it arrives, in bounded memory."""
+        inflation = _Inflation(self._cache.stage(), wanted, url)
+        size = 0
+        try:
+            piece = first
+            while piece:
+                size += len(piece)
+                await _in_thread(inflation.feed, piece)
+                piece = await anext(pieces, b"")
+            return await _in_thread(inflation.finish, self._cache), size
+        finally:
+            inflation.spool.discard()
+
+
+class _Shared:
+    """A task with several who wait for it; it is cancelled when the last of them is."""
+
+    def __init__(self, task: asyncio.Task[Content]) -> None:
+        self.task = task
+        self._waiting = 0
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether it was cancelled, so that nobody new should wait for it."""
+        return self.task.cancelling() > 0
+
+    async def result(self) -> Content:
+        self._waiting += 1
+        try:
+            return await asyncio.shield(self.task)
+        finally:
+            self._waiting -= 1
+            if not self._waiting and not self.task.done():
+                self.task.cancel()
+
+
+class _Inflation:
+    """Stored bytes on their way to being plain content."""
+
+    def __init__(self, spool: Spool, wanted: Wanted, url: str) -> None:
+        self.spool = spool
+        self._wanted = wanted
+        self._url = url
+        self._stored = Hasher(wanted.name.digest.algorithm)
+        self._plain = hashlib.sha256()
+        self._decoder = Decompressor(wanted.compression, size_max=wanted.plain_bytes_max, document=url)
+
+    def feed(self, stored: bytes) -> None:
+        self._stored.update(stored)
+        for plain in self._decoder.feed(stored):
+            self._plain.update(plain)
+            self.spool.write(plain)
+
+    def finish(self, cache: ObjectCache) -> Content:
+        _check_digest(self._stored, self._wanted, self._url)
+        self._decoder.finish()
+        _check_size(self.spool.size, self._wanted, self._url)
+        return cache.keep(self.spool, self._wanted.name, self._plain.digest())
+
+
+def _check_digest(hasher: Hasher, wanted: Wanted, url: str) -> None:
+    digest = hasher.digest()
+    if digest != wanted.name.digest:
+        raise HashMismatchError(url, digest.text)
+
+
+def _check_size(size: int, wanted: Wanted, url: str) -> None:
+    if wanted.size not in (SIZE_UNKNOWN, size):
+        raise DocumentError(url, f"it has {size} bytes where its catalog says {wanted.size}")
+
+
+async def _joined(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces joined to blocks of at least `SPOOL_BYTES`, the last one excepted."""
+    waiting: list[bytes] = []
+    size = 0
+    async for piece in pieces:
+        waiting.append(piece)
+        size += len(piece)
+        if size >= SPOOL_BYTES:
+            yield b"".join(waiting)
+            waiting, size = [], 0
+    if waiting:
+        yield b"".join(waiting)
+
+
+async def _in_thread(function: Callable[[_A], T], argument: _A) -> T:
+    """What the function returns.
+
+    When cancelled it is waited for all the same, since it writes to a file that would be closed under it.
+    """
+    running = asyncio.create_task(asyncio.to_thread(function, argument))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        if not running.cancelled():
+            running.exception()
+        raise

@@ -1,0 +1,79 @@
+"""When a second request is worth sending while the first still waits, and how often that may be (pure).
+
+A source that is merely slow makes every read behind it slow, and no timeout short enough to prevent that is long
+enough for a far but healthy one. So the wait that is normal is learned, and a transfer that takes longer than almost
+all before it asks a second source as well; whichever answers first wins. What that costs is bounded by a budget.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+_SAMPLES: Final = 64
+_SAMPLES_MIN: Final = 8
+_SMALL_BYTES: Final = 256 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class HedgePolicy:
+    """When to ask a second source.
+
+    Args:
+        enabled: whether to do it at all.
+        delay_seconds_initial: while too little is known.
+        delay_seconds_min, delay_seconds_max: bounds of what is learned.
+        bytes_per_second_min: a large object may take this much longer.
+        share: of all transfers, how many may be asked twice in the long run.
+        burst: how many at once.
+    """
+
+    enabled: bool = True
+    delay_seconds_initial: float = 1.0
+    delay_seconds_min: float = 0.1
+    delay_seconds_max: float = 5.0
+    bytes_per_second_min: int = 256 << 10
+    share: float = 0.05
+    burst: float = 8.0
+
+
+class Pace:
+    """What is known about how long transfers take."""
+
+    def __init__(self, policy: HedgePolicy) -> None:
+        self._policy = policy
+        self._seconds: deque[float] = deque(maxlen=_SAMPLES)
+        self._budget = policy.burst
+        self._refilled_at: float | None = None
+
+    def took(self, seconds: float, size: int) -> None:
+        """Takes how long a transfer of so many bytes took."""
+        self._budget = min(self._policy.burst, self._budget + self._policy.share)
+        if size <= _SMALL_BYTES:
+            self._seconds.append(seconds)
+
+    def delay(self, size: int) -> float:
+        """How long to wait for an object of this many bytes before asking a second source, in seconds."""
+        policy = self._policy
+        usual = policy.delay_seconds_initial
+        if len(self._seconds) >= _SAMPLES_MIN:
+            ordered = sorted(self._seconds)
+            usual = 1.5 * ordered[len(ordered) * 95 // 100]
+        bounded = min(max(usual, policy.delay_seconds_min), policy.delay_seconds_max)
+        return bounded + max(0, size - _SMALL_BYTES) / policy.bytes_per_second_min
+
+    def may_hedge(self, now: float) -> bool:
+        """Whether the budget allows a second request now, which is then taken from it.
+
+        One is earned back each second, so that a transfer behind a source that trickles is never stuck for good.
+        """
+        if not self._policy.enabled:
+            return False
+        if self._refilled_at is not None:
+            self._budget = min(self._policy.burst, self._budget + max(0.0, now - self._refilled_at))
+        self._refilled_at = now
+        if self._budget < 1.0:
+            return False
+        self._budget -= 1.0
+        return True

@@ -1,0 +1,455 @@
+"""A repository open for reading: verified, kept fresh, and readable on when every source is gone (spec §8.3).
+
+    async with await open_repository("sw.example.org", servers="http://…", keys=["sw.example.org.pub"]) as repository:
+        data = await repository.files.read("/README")
+
+`repository.files` is the file system of the revision believed newest. `refresh` looks for a newer one and only ever
+goes forward; who holds on to the `files` from before goes on reading the old revision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final, Self
+
+from cdn.client.bootstrap import Authority, Known, Verified, bootstrap_path, fetch_from_any
+from cdn.client.cache import ObjectCache
+from cdn.client.catalogs import CatalogPool, Mount, Tree
+from cdn.client.config import ClientSettings
+from cdn.client.filesystem import FileSystem
+from cdn.client.keys import load_keys
+from cdn.client.objects import ObjectReader, Wanted
+from cdn.client.source_list import parse_proxies, parse_servers
+from cdn.client.sources import Sources
+from cdn.client.state import RepositoryState
+from cdn.clock import Clock, SystemClock
+from cdn.errors import CdnError, NameMismatchError, RepositoryError, UsageError
+from cdn.hashing import Digest
+from cdn.history import HISTORY_BYTES_MAX, History, Tag
+from cdn.manifest import TTL_SECONDS_DEFAULT, Manifest, is_repository_name
+from cdn.metainfo import METAINFO_BYTES_MAX, Metainfo
+from cdn.objects import Kind, ObjectName
+from cdn.telemetry import event
+from cdn.transport.base import Fetcher
+from cdn.trust import Blacklist, Breadcrumb
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
+
+    from cdn.transport.http import Resolver
+
+_NO_VARIABLES: Final[Mapping[str, str]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """Which revision to read instead of the newest; at most one of these.
+
+    Args:
+        tag: the one with this name.
+        revision: the one with this number, if it is the newest or has a tag.
+        root_catalog: the one with this root catalog; nothing is asked and no signature looked at, since the digest says
+            it all.
+        at: what was published at this time, in seconds since the epoch.
+    """
+
+    tag: str | None = None
+    revision: int | None = None
+    root_catalog: Digest | None = None
+    at: float | None = None
+
+    def __post_init__(self) -> None:
+        if sum(each is not None for each in (self.tag, self.revision, self.root_catalog, self.at)) > 1:
+            raise UsageError("a revision is chosen by tag, number, root catalog or date: give only one of them")
+
+    @property
+    def is_newest(self) -> bool:
+        """Whether the newest is meant."""
+        return self == Pin()
+
+
+NEWEST: Final = Pin()
+
+
+class Refreshed(Enum):
+    """What a look for a newer revision found."""
+
+    NEWER = "newer"
+    SAME = "same"
+    OFFLINE = "offline"
+
+
+class MountedRepository:
+    """A repository open for reading; made by `open_repository`, an asynchronous context manager. One event loop.
+
+    Args:
+        authority: what it is held against.
+        sources: whom to ask.
+        fetcher: sends requests; closed with this.
+        cache: where content is kept.
+        state: what is remembered between runs; None for nothing.
+        settings: how it behaves.
+        variables: for ``$(VAR)`` in links.
+        clock: tells whitelists' time and when to look again.
+        temporary: a folder that is removed at the end.
+    """
+
+    def __init__(
+        self,
+        authority: Authority,
+        sources: Sources,
+        fetcher: Fetcher,
+        cache: ObjectCache,
+        *,
+        state: RepositoryState | None = None,
+        settings: ClientSettings | None = None,
+        variables: Mapping[str, str] = _NO_VARIABLES,
+        clock: Clock | None = None,
+        temporary: str | None = None,
+    ) -> None:
+        self.authority = authority
+        self.sources = sources
+        self.cache = cache
+        self._settings = settings or ClientSettings()
+        self.objects = ObjectReader(fetcher, sources, cache, fetches_max=self._settings.fetches_max)
+        self._fetcher = fetcher
+        self._state = state
+        self._variables = dict(variables)
+        self._clock = clock or SystemClock()
+        self._temporary = temporary
+        self._pool = CatalogPool(self.objects, open_max=self._settings.catalogs_open_max)
+        self._refreshing = asyncio.Lock()
+        self._pin = NEWEST
+        self._files: FileSystem | None = None
+        self._verified: Verified | None = None
+        self._next_look = 0.0
+        self._task: asyncio.Task[None] | None = None
+        self.offline_reason: CdnError | None = None
+
+    # ------------------------------------------------------------------------------------------------------- what it is
+
+    @property
+    def fqrn(self) -> str:
+        """The repository's name."""
+        return self.authority.fqrn
+
+    @property
+    def files(self) -> FileSystem:
+        """The file system of the revision believed newest, or of the one chosen."""
+        assert self._files is not None, "the repository is not open"
+        return self._files
+
+    @property
+    def revision(self) -> int:
+        """The number of that revision."""
+        return self.files.revision
+
+    @property
+    def verified(self) -> Verified | None:
+        """The newest documents believed; None where a root catalog was chosen and nothing was asked."""
+        return self._verified
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The newest manifest believed."""
+        return None if self._verified is None else self._verified.manifest
+
+    @property
+    def is_offline(self) -> bool:
+        """Whether the last look for a newer revision failed."""
+        return self.offline_reason is not None
+
+    # ------------------------------------------------------------------------------------------------ opening and after
+
+    async def open(self, pin: Pin = NEWEST) -> None:
+        """Verifies the newest revision and opens it, or the one chosen.
+
+        Raises:
+            CdnError: it cannot be had or must not be believed, and nothing was believed before.
+        """
+        self._pin = pin
+        if pin.root_catalog is not None:
+            self._files = await self._opened(Mount("", pin.root_catalog))
+            return
+        try:
+            await self._take(await self._fetch_documents())
+        except CdnError as error:
+            if not await self._open_offline(error):
+                raise
+
+    async def refresh(self) -> Refreshed:
+        """Looks for a newer revision and switches to it; whatever fails, the present one stays.
+
+        Returns:
+            what was found; after `Refreshed.OFFLINE`, `offline_reason` says why.
+        """
+        if not self._pin.is_newest:
+            return Refreshed.SAME
+        async with self._refreshing:
+            before = self.revision
+            try:
+                await self._take(await self._fetch_documents())
+            except CdnError as error:
+                self._went_offline(error)
+                return Refreshed.OFFLINE
+            return Refreshed.NEWER if self.revision > before else Refreshed.SAME
+
+    def keep_fresh(self) -> None:
+        """Looks for newer revisions by itself from now on, as often as the repository says."""
+        if self._task is None and self._pin.is_newest:
+            self._task = asyncio.create_task(self._keep_fresh())
+
+    async def close(self) -> None:
+        """Lets go of everything."""
+        if self._task is not None:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+        await self.objects.close()
+        self._pool.close()
+        await self._fetcher.close()
+        if self._temporary is not None:
+            await asyncio.to_thread(shutil.rmtree, self._temporary, ignore_errors=True)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    # ------------------------------------------------------------------------------------------------------- about it
+
+    async def history(self) -> History | None:
+        """The tags, None if the repository has none.
+
+        Raises:
+            CdnError: they cannot be had.
+        """
+        manifest = self.manifest
+        if manifest is None or manifest.history is None:
+            return None
+        content = await self.objects.read(self._document(manifest, manifest.history, Kind.HISTORY, HISTORY_BYTES_MAX))
+        history = await asyncio.to_thread(History.read, content.path)
+        if history.fqrn != self.fqrn:
+            raise NameMismatchError(f"the tags are those of {history.fqrn[:200]!r}, not of {self.fqrn}")
+        return history
+
+    async def metainfo(self) -> Metainfo | None:
+        """What the repository says about itself, None if it says nothing.
+
+        Raises:
+            CdnError: it cannot be had.
+        """
+        manifest = self.manifest
+        if manifest is None or manifest.metainfo is None:
+            return None
+        wanted = self._document(manifest, manifest.metainfo, Kind.METAINFO, METAINFO_BYTES_MAX)
+        content = await self.objects.read(wanted)
+        return Metainfo.parse(content.read(0, content.size))
+
+    async def pinned(self, pin: Pin) -> FileSystem:
+        """The file system of another revision.
+
+        Raises:
+            RepositoryError: there is no such revision.
+            CdnError: it cannot be had.
+        """
+        if pin.root_catalog is not None:
+            return await self._opened(Mount("", pin.root_catalog))
+        manifest = self.manifest
+        assert manifest is not None, "only a repository opened by its manifest knows others"
+        if pin.is_newest or pin.revision == manifest.revision:
+            return await self._opened(_root_mount(manifest))
+        tag = _chosen(pin, await self.history(), self.fqrn)
+        return await self._opened(Mount("", tag.root_catalog))
+
+    # -------------------------------------------------------------------------------------------------------- internals
+
+    async def _fetch_documents(self) -> Verified:
+        return await fetch_from_any(
+            self.sources,
+            self._fetcher,
+            self.authority,
+            now=self._clock.now(),
+            known=self._known(),
+            current=self._verified,
+        )
+
+    def _known(self) -> Known:
+        """The newest that this process or another one believed."""
+        noted = self._state.known() if self._state is not None else Known()
+        own = self._verified.known if self._verified is not None else Known()
+        crumbs = [crumb for crumb in (own.breadcrumb, noted.breadcrumb) if crumb is not None]
+        newest: Breadcrumb | None = max(crumbs, key=lambda crumb: (crumb.revision, crumb.timestamp), default=None)
+        return Known(newest, max(own.whitelist_created, noted.whitelist_created))
+
+    async def _take(self, verified: Verified) -> None:
+        """Switches to what was verified; nothing changes if its root catalog cannot be had."""
+        if self._files is None or not self._is_current(verified):
+            before, self._verified = self._verified, verified
+            try:
+                self._files = await self.pinned(self._pin)
+            except BaseException:
+                self._verified = before
+                raise
+            event("client.repository.opened", repository=self.fqrn, revision=self.revision, source=verified.source)
+        self._verified = verified
+        self.offline_reason = None
+        self._next_look = self._clock.monotonic() + await self._ttl_seconds()
+        if self._state is not None:
+            await asyncio.to_thread(self._state.remember, verified)
+
+    def _is_current(self, verified: Verified) -> bool:
+        return self._verified is not None and verified.manifest.root_catalog == self._verified.manifest.root_catalog
+
+    async def _open_offline(self, reason: CdnError) -> bool:
+        """Opens what was believed last, if that is possible with what is cached."""
+        if self._state is None:
+            return False
+        verified = await asyncio.to_thread(self._state.last_verified, self.authority, now=self._clock.now())
+        if verified is None:
+            return False
+        self._verified = verified
+        try:
+            self._files = await self.pinned(self._pin)
+        except CdnError:
+            return False
+        self._went_offline(reason)
+        return True
+
+    def _went_offline(self, reason: CdnError) -> None:
+        self.offline_reason = reason
+        self._next_look = self._clock.monotonic() + self._settings.retry_seconds
+        event("client.repository.offline", level="warning", repository=self.fqrn, reason=str(reason))
+
+    async def _opened(self, root: Mount) -> FileSystem:
+        tree = Tree(self._pool, root)
+        async with tree.root_catalog() as catalog:
+            revision = catalog.revision
+        return FileSystem(tree, self.objects, fqrn=self.fqrn, revision=revision, variables=self._variables)
+
+    async def _ttl_seconds(self) -> float:
+        async with self.files.tree.root_catalog() as catalog:
+            seconds = float(catalog.ttl_seconds or TTL_SECONDS_DEFAULT)
+        if self._settings.refresh_seconds_max > 0:
+            seconds = min(seconds, self._settings.refresh_seconds_max)
+        return max(seconds, self._settings.refresh_seconds_min)
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await asyncio.sleep(max(0.0, self._next_look - self._clock.monotonic()))
+            await self.refresh()
+
+    def _document(self, manifest: Manifest, digest: Digest, kind: Kind, size_max: int) -> Wanted:
+        name = ObjectName(digest, kind)
+        return Wanted(name, size_max=size_max, path=bootstrap_path(name, alternative=manifest.alternative_names))
+
+
+def _root_mount(manifest: Manifest) -> Mount:
+    name = ObjectName(manifest.root_catalog, Kind.CATALOG)
+    path = bootstrap_path(name, alternative=True) if manifest.alternative_names else ""
+    return Mount("", manifest.root_catalog, fetch_path=path)
+
+
+def _chosen(pin: Pin, history: History | None, fqrn: str) -> Tag:
+    """The tag that a pin means."""
+    if history is None:
+        raise RepositoryError(f"{fqrn} has no tags: only its newest revision can be read")
+    if pin.tag is not None:
+        return history.tag(pin.tag)
+    if pin.at is not None:
+        tag = history.at(pin.at)
+        if tag is None:
+            raise RepositoryError(f"{fqrn} has no tag from before that time")
+        return tag
+    tag = next((tag for tag in history.tags if tag.revision == pin.revision), None)
+    if tag is None:
+        raise RepositoryError(f"revision {pin.revision} of {fqrn} has no tag, and only tagged revisions can be found")
+    return tag
+
+
+# ------------------------------------------------------------------------------------------------- putting it together
+
+
+async def open_repository(
+    fqrn: str,
+    *,
+    servers: str | Iterable[str],
+    keys: Iterable[RSAPublicKey | Path | str],
+    proxies: str = "",
+    pin: Pin = NEWEST,
+    settings: ClientSettings | None = None,
+    variables: Mapping[str, str] = _NO_VARIABLES,
+    blacklist: Blacklist | None = None,
+    resolver: Resolver | None = None,
+    fetcher: Fetcher | None = None,
+    clock: Clock | None = None,
+) -> MountedRepository:
+    """Opens a repository for reading, inside a running event loop.
+
+    Args:
+        fqrn: its name.
+        servers: base URLs, see `parse_servers`; a path means a folder of this machine.
+        keys: master public keys, or files or folders that hold them.
+        proxies: groups of proxies, see `parse_proxies`.
+        pin: which revision, if not the newest.
+        settings: how it behaves; among them the folder of the cache.
+        variables: for ``$(VAR)`` in links, such as `os.environ`.
+        blacklist: certificates and revisions that are refused.
+        resolver: finds addresses of servers in place of the system's resolver.
+        fetcher: sends requests in place of the usual one; closed with the repository.
+        clock: in place of the machine's.
+
+    Raises:
+        UsageError, ConfigError: the arguments make no sense.
+        CdnError: the repository cannot be had or must not be believed.
+    """
+    if not is_repository_name(fqrn):
+        raise UsageError(f"{fqrn[:200]!r} is no name of a repository, such as sw.example.org")
+    settings = settings or ClientSettings()
+    authority = Authority(fqrn, load_keys(keys, fqrn), blacklist or Blacklist())
+    urls = parse_servers(servers, fqrn)
+    sources = Sources(urls, parse_proxies(proxies, fqrn), policy=settings.policy, clock=clock)
+    temporary = None if settings.cache is not None else tempfile.mkdtemp(prefix="cdn-client-")
+    folder = Path(temporary or settings.cache or "")
+    repository = MountedRepository(
+        authority,
+        sources,
+        fetcher or default_fetcher(urls, resolver),
+        ObjectCache(folder, size_bytes_max=settings.cache_bytes_max),
+        state=RepositoryState(folder / "repositories", fqrn) if settings.cache is not None else None,
+        settings=settings,
+        variables=variables,
+        clock=clock,
+        temporary=temporary,
+    )
+    try:
+        await repository.open(pin)
+    except BaseException:
+        await repository.close()
+        raise
+    return repository
+
+
+def default_fetcher(urls: Iterable[str], resolver: Resolver | None = None) -> Fetcher:
+    """A fetcher for these servers; HTTP is loaded only where one needs it: that takes longer than a short read."""
+    from cdn.transport.file import FileFetcher
+    from cdn.transport.schemes import SchemeFetcher
+
+    fetchers: dict[str, Fetcher] = {"file": FileFetcher()}
+    if any(not url.startswith("file:") for url in urls):
+        from cdn.transport.http import HttpFetcher, HttpSettings
+
+        http = HttpFetcher(HttpSettings(connect_timeout_seconds=5.0), resolver=resolver)
+        fetchers |= {"http": http, "https": http}
+    return SchemeFetcher(fetchers)
