@@ -10,9 +10,14 @@ from typing import Any
 from hypothesis import strategies as st
 
 from cdn.catalog.entries import Chunk, Entry, decode_name, encode_name
+from cdn.certificate import Fingerprint
 from cdn.compression import Compression
 from cdn.hashing import Algorithm, Digest
+from cdn.history import Branch, History, Tag
+from cdn.manifest import NUMBER_MAX, Manifest, is_repository_name
 from cdn.objects import Kind, ObjectName
+from cdn.reflog import Reflog, ReflogEntry
+from cdn.whitelist import Whitelist, WhitelistEntry
 
 
 def digests() -> st.SearchStrategy[Digest]:
@@ -96,3 +101,89 @@ def entries() -> st.SearchStrategy[Entry]:
     others = st.one_of(*(build(kind) for kind in (stat.S_IFIFO, stat.S_IFSOCK)))
     directories = build(stat.S_IFDIR, size=st.just(4096), link_count=st.just(2))
     return st.one_of(files, directories, symlinks, chunked, devices, others)
+
+
+# ----------------------------------------------------------------------------------------------------------- documents
+
+repository_names = st.from_regex(r"\A[a-z0-9_][a-z0-9._-]{0,60}\Z").filter(is_repository_name)
+"""Names of repositories."""
+
+timestamps = st.integers(0, 253_402_300_799)
+"""Seconds from 1970 to the end of the year 9999."""
+
+_numbers = st.integers(0, NUMBER_MAX)
+
+
+def manifests() -> st.SearchStrategy[Manifest]:
+    """Manifests with any of the optional keys, and with extensions."""
+    present = digests().filter(lambda digest: not digest.is_null)
+    keys = st.sampled_from("abcdefghijklmnopqrstuvwxyzEFIJKOPQUVW0123456789")
+    values = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), max_size=80)
+    extensions = st.dictionaries(keys, values, max_size=5).map(lambda found: tuple(found.items()))
+    return st.builds(
+        Manifest,
+        root_catalog=present,
+        revision=_numbers,
+        ttl_seconds=_numbers,
+        fqrn=st.none() | repository_names,
+        root_catalog_bytes=st.none() | _numbers,
+        garbage_collectable=st.booleans(),
+        alternative_names=st.booleans(),
+        certificate=st.none() | present,
+        history=st.none() | present,
+        timestamp=_numbers,
+        metainfo=st.none() | present,
+        reflog=st.none() | present,
+        extensions=extensions,
+    )
+
+
+def whitelists() -> st.SearchStrategy[Whitelist]:
+    """Whitelists with any number of entries and both flags."""
+    comments = st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), max_size=40).map(str.strip)
+    entries = st.builds(WhitelistEntry, st.builds(Fingerprint, digests()), comments)
+    return st.builds(
+        Whitelist,
+        fqrn=repository_names,
+        created_at=timestamps,
+        expires=timestamps,
+        entries=st.lists(entries, max_size=5).map(tuple),
+        verify_ca_chain=st.booleans(),
+        uses_pkcs7=st.booleans(),
+    )
+
+
+def histories() -> st.SearchStrategy[History]:
+    """Histories with tags on several branches."""
+    texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=60)
+    branches = st.lists(st.from_regex(r"\A[a-z0-9@/]{1,8}\Z"), max_size=3, unique=True)
+
+    def with_tags(names: list[str]) -> st.SearchStrategy[History]:
+        tags = st.builds(
+            Tag,
+            name=st.from_regex(r"\A[A-Za-z0-9_./:-]{1,20}\Z"),
+            root_catalog=digests(),
+            revision=_numbers,
+            timestamp=_numbers,
+            description=texts,
+            root_catalog_bytes=_numbers,
+            branch=st.sampled_from(["", *names]),
+            channel=st.integers(0, 3),
+        )
+        return st.builds(
+            History,
+            fqrn=repository_names,
+            tags=st.lists(tags, max_size=6, unique_by=lambda tag: tag.name).map(tuple),
+            branches=st.just((Branch("", None, 0), *(Branch(name, "", 1) for name in names))),
+            previous=st.none() | digests().filter(lambda digest: not digest.is_null),
+        )
+
+    return branches.flatmap(with_tags)
+
+
+def reflogs() -> st.SearchStrategy[Reflog]:
+    """Reflogs with objects of all four kinds."""
+    kinds = st.sampled_from((Kind.CATALOG, Kind.CERTIFICATE, Kind.HISTORY, Kind.METAINFO))
+    entries = st.builds(ReflogEntry, st.builds(ObjectName, digests(), kinds), _numbers)
+    unique = st.lists(entries, max_size=10, unique_by=lambda entry: entry.name.digest).map(tuple)
+    return st.builds(Reflog, repository_names, unique)

@@ -98,8 +98,8 @@ class Inserter:
 def copied(rows: Iterable[Row], document: str, group_shift: int) -> Iterator[Row]:
     """Rows of another catalog as parameters of `INSERT_ROW`; each is looked at before.
 
-    They are copied as they are rather than decoded and encoded: the root of a nested catalog elsewhere must stay equal to
-    its mountpoint in everything, even in whether a nanosecond part is 0 or absent.
+    They are copied as they are rather than decoded and encoded: the root of a nested catalog elsewhere must stay
+    equal to its mountpoint in everything, even in whether a nanosecond part is 0 or absent.
 
     Args:
         rows: both keys, then the columns of `Layout.row_columns`.

@@ -7,6 +7,7 @@ from dataclasses import astuple
 from typing import TYPE_CHECKING, Final
 
 from cdn.catalog.entries import FLAG_BIND_MOUNTPOINT, FLAG_NESTED_MOUNTPOINT, encode_name
+from cdn.catalog.rows import as_text
 from cdn.catalog.schema import COUNTER_NAMES, Counters
 
 if TYPE_CHECKING:
@@ -70,8 +71,8 @@ def write_properties(connection: sqlite3.Connection, values: Mapping[str, str | 
     connection.executemany(
         "DELETE FROM properties WHERE key = ?", [(key,) for key, value in values.items() if value is None]
     )
-    kept = [(key, value) for key, value in values.items() if value is not None]
-    connection.executemany("INSERT OR REPLACE INTO properties (key, value) VALUES (?, ?)", kept)
+    kept = [(key, as_text(value)) for key, value in values.items() if value is not None]
+    connection.executemany("INSERT OR REPLACE INTO properties (key, value) VALUES (?, CAST(? AS TEXT))", kept)
 
 
 def write_counters(connection: sqlite3.Connection, own: Counters, subtree: Counters) -> None:

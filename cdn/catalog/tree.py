@@ -154,7 +154,7 @@ class CatalogTree:
                 pending.pop()
                 continue
             reference = pending[-1].pop()
-            with self._using(reference, is_bind=False) as mounted:
+            with self._using(reference, made_for=reference.path) as mounted:
                 yield reference, mounted.catalog
                 pending.append(mounted.catalog.nested()[::-1])
 
@@ -170,23 +170,24 @@ class CatalogTree:
     @contextmanager
     def _holding(self, path: str, *, is_listed: bool) -> Iterator[_Mounted]:
         """The catalog that has the entry of a path, or, if it is to be listed, what is below it."""
-        reference, is_bind = self._root, False
+        reference = self._root
+        made_for: str | None = ""
         while True:
-            with self._using(reference, is_bind=is_bind) as mounted:
+            with self._using(reference, made_for=made_for) as mounted:
                 catalog = mounted.catalog
                 found = catalog.covering(mounted.inside(path))
                 mountpoint = "" if found is None else mounted.outside(found.path)
                 if found is None or (mountpoint == path and not is_listed):
                     yield mounted
                     return
-                is_bind = catalog.bind_mountpoint_at(found.path) is not None
+                made_for = found.path if catalog.nested_at(found.path) else None
             reference = NestedReference(mountpoint, found.digest, found.size)
 
     @contextmanager
-    def _using(self, reference: NestedReference, *, is_bind: bool) -> Iterator[_Mounted]:
+    def _using(self, reference: NestedReference, *, made_for: str | None) -> Iterator[_Mounted]:
         mounted = self._open.get(reference)
         if mounted is None:
-            mounted = self._open[reference] = self._mount(reference, is_bind=is_bind)
+            mounted = self._open[reference] = self._mount(reference, made_for)
         self._open.move_to_end(reference)
         mounted.users += 1
         try:
@@ -195,9 +196,15 @@ class CatalogTree:
         finally:
             mounted.users -= 1
 
-    def _mount(self, reference: NestedReference, *, is_bind: bool) -> _Mounted:
+    def _mount(self, reference: NestedReference, made_for: str | None) -> _Mounted:
+        """Opens a catalog.
+
+        Args:
+            reference: where it is attached in the whole tree.
+            made_for: the root prefix it must have; None for a bind mountpoint, which may have any.
+        """
         catalog = self._loader.load(reference.digest, size=reference.size, path=reference.path)
-        if catalog.root_prefix != reference.path and not is_bind:
+        if made_for not in (None, catalog.root_prefix):
             catalog.close()
             raise DocumentError(f"catalog {reference.path or '/'}", f"it was made for {catalog.root_prefix[:200]!r}")
         return _Mounted(catalog, reference.path)

@@ -411,6 +411,7 @@ class CatalogBuilder(CatalogView):
         self._subtree -= gone
         child._subtree += gone  # noqa: SLF001
         child._attached |= moving  # noqa: SLF001
+        child._hardlinks_changed = self._hardlinks_changed  # noqa: SLF001
         for mountpoint in moving:
             self._attached.pop(mountpoint, None)
         return child
@@ -446,6 +447,7 @@ class CatalogBuilder(CatalogView):
         self._attached.pop(path, None)
         if isinstance(child, CatalogBuilder):
             self._attached |= child._attached  # noqa: SLF001
+            self._hardlinks_changed |= child._hardlinks_changed  # noqa: SLF001
 
     def subtree_weights(self) -> Iterator[Weight]:
         """How heavy each directory is, deepest first: what `cdn.catalog.nesting.choose_splits` takes.
