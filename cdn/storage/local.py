@@ -1,9 +1,9 @@
 """The local back end: objects as files that any web server can serve (spec §9.2).
 
-A new file is written under a temporary name in ``data/txn`` and then linked to its final name. `link` refuses to
-replace, so of several writers exactly one stores the object, and no reader ever sees a part of it. Where the file
-system has no hard links it is renamed instead. Of rename, link, and O_TMPFILE with link, this was the steadiest on ext4
-(docs/decisions/0003-synchronous-storage.md).
+A new file is written under a temporary name in a folder of its writer's own below ``data/txn`` and then linked to its
+final name. `link` refuses to replace, so of several writers exactly one stores the object, and no reader ever sees a
+part of it. Where the file system has no hard links it is renamed instead. A folder for each writer matters: processes
+that create and remove names in one folder wait for its lock (docs/decisions/0003-synchronous-storage.md).
 
 A put is not synced: `flush` makes everything durable at once. So a power cut may leave an unflushed object truncated
 under its final name; `put` sees the wrong size and stores it anew, and `exists` does not count an empty file as an
@@ -57,7 +57,7 @@ class LocalStore:
         self._mode = mode
         self._staging = f"{self.root}/{STAGING_PATH}"
         self._names = count()
-        self._token = os.urandom(6).hex()
+        self._writer: tuple[int, str] | None = None  # the process that writes, and its folder
         self._lock = threading.Lock()
         self._staging_fd: int | None = None
         self._folders: set[str] = set()
@@ -190,14 +190,8 @@ class LocalStore:
         return True
 
     def sweep_staging(self, *, older_than: float) -> int:
-        removed = 0
-        with self._mapped("sweep", STAGING_PATH), suppress(*_MISSING), os.scandir(self._staging) as entries:
-            for entry in entries:
-                with suppress(FileNotFoundError):  # its writer finished it in between
-                    if entry.is_file(follow_symlinks=False) and entry.stat(follow_symlinks=False).st_mtime < older_than:
-                        os.unlink(entry.path)
-                        removed += 1
-        return removed
+        with self._mapped("sweep", STAGING_PATH):
+            return _sweep(self._staging, older_than)
 
     # -------------------------------------------------------------------------------------------------------- internals
 
@@ -208,13 +202,24 @@ class LocalStore:
         """A new temporary file: its path and a descriptor to write it by."""
         self._opened_staging()
         while True:
-            temporary = f"{self._staging}/{self._token}-{next(self._names)}"
+            temporary = f"{self._writers_folder()}/{next(self._names)}"
             try:
                 return temporary, os.open(temporary, _CREATE, self._mode)
             except FileExistsError:
-                self._token = os.urandom(6).hex()  # a forked process counts on from the same number
-            except FileNotFoundError:
-                self.prepare()  # somebody removed the staging folder
+                continue  # another thread of a forked process counts on from the same number
+            except FileNotFoundError:  # somebody removed the staging folder, or swept ours while it was empty
+                self.prepare()
+                self._writer = None
+
+    def _writers_folder(self) -> str:
+        """This process's own folder for temporary files."""
+        writer = self._writer
+        if writer is None or writer[0] != os.getpid():
+            folder = f"{self._staging}/{os.getpid()}-{os.urandom(6).hex()}"
+            os.mkdir(folder)
+            weakref.finalize(self, _remove_folder, folder)
+            self._writer = writer = (os.getpid(), folder)
+        return writer[1]
 
     def _opened_staging(self) -> int:
         """A descriptor of the staging folder, kept open so that `flush` hears of every write that failed since."""
@@ -345,6 +350,28 @@ def _write_all(fd: int, view: memoryview) -> None:
 def _remove(temporary: str) -> None:
     with suppress(OSError):  # it has its final name, or `sweep_staging` removes it later
         os.unlink(temporary)
+
+
+def _sweep(folder: str, older_than: float) -> int:
+    """Removes old files below a staging folder, and the folders of writers that left them."""
+    removed = 0
+    with suppress(*_MISSING), os.scandir(folder) as entries:
+        for entry in entries:
+            with suppress(*_MISSING):  # its writer finished it in between
+                if entry.is_dir(follow_symlinks=False):
+                    is_old = entry.stat(follow_symlinks=False).st_mtime < older_than
+                    removed += _sweep(entry.path, older_than)
+                    if is_old:
+                        _remove_folder(entry.path)
+                elif entry.stat(follow_symlinks=False).st_mtime < older_than:
+                    os.unlink(entry.path)
+                    removed += 1
+    return removed
+
+
+def _remove_folder(path: str) -> None:
+    with suppress(OSError):  # its writer is still busy, or it is gone already
+        os.rmdir(path)
 
 
 def _make_folder(path: str) -> None:
