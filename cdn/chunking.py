@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer, Iterator  # type: ignore[attr-defined]
+    from collections.abc import Iterator
+
+    from typing_extensions import Buffer
 
 CHUNKED_ABOVE_BYTES: Final = 4 << 20
 """Files up to this size are one object (spec §6: files of size at most the minimum are never chunked)."""
@@ -33,8 +35,9 @@ class Span:
 
 def cut(data: Buffer) -> Iterator[Span]:
     """Cuts a buffer (a memory-mapped file, say) into contiguous, non-empty spans that cover it."""
-    for chunk in _fastcdc().cut_buf(data):
-        yield Span(chunk.offset, chunk.length)
+    with memoryview(data) as view:  # the library takes no mapped file as such
+        for chunk in _fastcdc().cut_buf(view):
+            yield Span(chunk.offset, chunk.length)
 
 
 def cut_stream(stream: Any) -> Iterator[memoryview]:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from cdn.errors import DocumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer  # type: ignore[attr-defined]  # 3.12; the name is only used by type checkers
+    from typing_extensions import Buffer
 
 
 class _Hash(Protocol):
