@@ -43,7 +43,7 @@ class Publishing(RuleBasedStateMachine):
             builder.close()
         self._temporary.cleanup()
 
-    # ------------------------------------------------------------------------------------------------------------- rules
+    # ------------------------------------------------------------------------------------------------------------ rules
 
     @rule(data=st.data(), name=names(), entry=entries())
     def insert(self, data, name, entry):
@@ -165,7 +165,7 @@ class Publishing(RuleBasedStateMachine):
             self.check_diff(old)
         self.committed = dict(self.model)
 
-    # ------------------------------------------------------------------------------------------------------------ checks
+    # ----------------------------------------------------------------------------------------------------------- checks
 
     def check_tree(self):
         with CatalogTree(self.folder, self.root.digest, open_max=2) as tree:
@@ -203,7 +203,7 @@ class Publishing(RuleBasedStateMachine):
         assert state == {path: with_name(path, entry) for path, entry in self.model.items()}
         assert paths == sorted(set(paths), key=order_key)
 
-    # ------------------------------------------------------------------------------------------------------------- inside
+    # ----------------------------------------------------------------------------------------------------------- inside
 
     def pick_directory(self, data) -> str:
         return data.draw(st.sampled_from(sorted(path for path, entry in self.model.items() if entry.is_directory)))

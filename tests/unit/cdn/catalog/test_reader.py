@@ -171,7 +171,7 @@ def test_bind_mountpoints_are_covered_but_not_nested(folder):
         assert finished.own.nested == 0
 
 
-# ------------------------------------------------------------------------------------------------------------------ damage
+# --------------------------------------------------------------------------------------------------------------- damage
 
 
 NAME = "UPDATE catalog SET name = CAST(? AS TEXT) WHERE name = 'f'"
@@ -207,8 +207,8 @@ def test_a_damaged_row_is_damage_wherever_it_is_met(file, statement):
 
 def test_two_entries_of_the_same_name_are_damage(file):
     key = path_key("/another")
-    statement = f"""INSERT INTO catalog SELECT {key[0]}, {key[1]}, parent_1, parent_2, hardlinks, hash, size, mode, mtime,
-        mtimens, flags, name, symlink, uid, gid, xattr, plain_digest FROM catalog WHERE name = 'a.b'"""
+    statement = f"""INSERT INTO catalog SELECT {key[0]}, {key[1]}, parent_1, parent_2, hardlinks, hash, size, mode,
+        mtime, mtimens, flags, name, symlink, uid, gid, xattr, plain_digest FROM catalog WHERE name = 'a.b'"""
     with Catalog.open(change(file, statement)) as catalog, pytest.raises(DocumentError, match="two entries"):
         list(catalog.listing(""))
 
@@ -335,9 +335,9 @@ def test_what_real_clients_tolerate_is_tolerated(file, statement):
 
 
 def test_a_catalog_without_a_root_has_none(file):
-    with Catalog.open(change(file, "DELETE FROM catalog WHERE name = ''")) as catalog:
-        with pytest.raises(DocumentError, match="root"):
-            list(catalog.walk())
+    statement = "DELETE FROM catalog WHERE name = ''"
+    with Catalog.open(change(file, statement)) as catalog, pytest.raises(DocumentError, match="root"):
+        list(catalog.walk())
 
 
 def test_what_is_no_catalog_is_refused(tmp_path):
@@ -350,6 +350,6 @@ def test_what_is_no_catalog_is_refused(tmp_path):
 
 
 def test_a_reference_to_a_wrong_digest_length_is_damage(file):
-    with Catalog.open(change(file, "UPDATE catalog SET hash = x'0102' WHERE name = 'f'")) as catalog:
-        with pytest.raises(DocumentError):
-            list(catalog.references())
+    statement = "UPDATE catalog SET hash = x'0102' WHERE name = 'f'"
+    with Catalog.open(change(file, statement)) as catalog, pytest.raises(DocumentError):
+        list(catalog.references())

@@ -44,8 +44,9 @@ def write(file, version, revision):
     own = "inode INTEGER" if is_legacy else "hardlinks INTEGER, uid INTEGER, gid INTEGER"
     own += ", xattr BLOB" * (revision >= 2) + ", mtimens INTEGER" * (revision >= 7)
     connection.execute(
-        "CREATE TABLE catalog (md5path_1 INTEGER, md5path_2 INTEGER, parent_1 INTEGER, parent_2 INTEGER, hash BLOB, size INTEGER, "
-        f"mode INTEGER, mtime INTEGER, flags INTEGER, name TEXT, symlink TEXT, {own}, PRIMARY KEY (md5path_1, md5path_2))"
+        "CREATE TABLE catalog (md5path_1 INTEGER, md5path_2 INTEGER, parent_1 INTEGER, parent_2 INTEGER, hash BLOB, "
+        f"size INTEGER, mode INTEGER, mtime INTEGER, flags INTEGER, name TEXT, symlink TEXT, {own}, "
+        "PRIMARY KEY (md5path_1, md5path_2))"
     )
     for number, (path, content, size, mode, flags, symlink) in enumerate(rows()):
         parent, _, name = path.rpartition("/")

@@ -27,7 +27,9 @@ TREE = {
     "/n": directory_entry(),
     "/n/x": file_entry(),
 }
-INSERT = "INSERT INTO catalog SELECT {}, hardlinks, hash, size, mode, mtime, mtimens, flags, {}, symlink, uid, gid, xattr, plain_digest FROM catalog WHERE name = 'f'"
+INSERT = """
+INSERT INTO catalog SELECT {}, hardlinks, hash, size, mode, mtime, mtimens, flags, {}, symlink, uid, gid, xattr, plain_digest
+FROM catalog WHERE name = 'f'"""
 REFERENCE = f"INSERT INTO {{}} VALUES ('{{}}', '{digest_of(Algorithm.SHA1, b'')}', 0)"
 
 
@@ -195,8 +197,8 @@ def nested(folder, root, *statements, prefix="/n"):
         (
             Rule.MARKER,
             "/n",
-            "UPDATE catalog SET name = 'other', {} WHERE name = '.cvmfscatalog'".format(
-                "md5path_1 = %d, md5path_2 = %d" % path_key("/n/other")
+            "UPDATE catalog SET name = 'other', md5path_1 = {}, md5path_2 = {} WHERE name = '.cvmfscatalog'".format(
+                *path_key("/n/other")
             ),
         ),
         (Rule.FLAGS, "/n", "UPDATE catalog SET flags = 1 WHERE name = 'n'"),

@@ -54,7 +54,7 @@ def links(catalog, path):
     return catalog.find(path).link_count
 
 
-# ------------------------------------------------------------------------------------------------------- what the file is
+# ----------------------------------------------------------------------------------------------------- what the file is
 
 
 def test_the_file_is_what_real_clients_need(builder):
@@ -121,7 +121,7 @@ def test_an_existing_file_is_not_overwritten(folder, tmp_path):
     assert (tmp_path / "there").read_text() == "precious"
 
 
-# ------------------------------------------------------------------------------------------------------------ insert etc.
+# ---------------------------------------------------------------------------------------------------------- insert etc.
 
 
 def test_link_counts_of_directories_follow(builder):
@@ -231,7 +231,7 @@ def test_removing_a_directory_removes_everything_below(builder):
     assert paths(builder) == ["", "/e", "/l"]
 
 
-# -------------------------------------------------------------------------------------------------------------- hard links
+# ----------------------------------------------------------------------------------------------------------- hard links
 
 
 def group(catalog, *names):
@@ -283,7 +283,7 @@ def test_groups_do_not_meet_when_catalogs_are_merged(folder):
         assert catalog.find("/n/a").hardlink_group == catalog.find("/n/b").hardlink_group > 1
 
 
-# -------------------------------------------------------------------------------------------------------- nested catalogs
+# ------------------------------------------------------------------------------------------------------ nested catalogs
 
 
 def nest(folder, builder, path):
@@ -440,7 +440,7 @@ def test_bind_mountpoints_are_set_and_moved(folder, builder):
     assert builder.bind_mountpoints() == []
 
 
-# ----------------------------------------------------------------------------------------------------------------- modify
+# --------------------------------------------------------------------------------------------------------------- modify
 
 
 def test_a_catalog_is_changed_in_place(folder):
