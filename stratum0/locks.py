@@ -1,12 +1,12 @@
-"""The locks of a repository: files that processes lock with `flock`, so that a lock ends with its holder however it dies.
+"""The locks of a repository: files locked with `flock`, so that a lock ends with its holder however that dies.
 
-| lock | shared by | alone |
-| --- | --- | --- |
-| ``commit`` | | whoever replaces the manifest: commits, tags, rollback, rotation, and recovery of what they left |
-| ``objects`` | publishers while they see that an object is there and record that they need it; commits | the final step of garbage collection |
-| ``writers`` | everybody who stores objects, for as long as they do | sweeping what dead writers left in the store's staging folder |
+commit    alone: whoever changes what is published, and recovery of what died while it did
+objects   shared: publishers while they see that an object is there and note that they need it, and commits;
+          alone: the final step of garbage collection
+writers   shared: everybody who stores objects, for as long as they do;
+          alone: sweeping what dead writers left in the store's staging folder
 
-Who needs several takes them in the order of the table.
+Who needs several takes them in this order.
 """
 
 from __future__ import annotations
@@ -17,29 +17,31 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
-from cdn.errors import RepositoryError, StorageError
+from cdn.errors import LockHeldError, StorageError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+LOCKS_FOLDER: Final = "locks"
 _BUSY: Final = (errno.EWOULDBLOCK, errno.EACCES)
 _POLL_SECONDS: Final = 0.02
-_held: set[int] = set()
+_held: Final[set[int]] = set()
 
 
-def _forget_in_child() -> None:
-    """Closes what a forked child inherited; the parent's locks stay, but no longer outlive the parent."""
+def _let_go_in_child() -> None:
+    """Closes what a forked child inherited, or a lock would outlive its holder in the holder's children."""
     while _held:
         os.close(_held.pop())
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(after_in_child=_let_go_in_child)
 
 
 class FileLock:
-    """One `flock` on one file; held until `close` or the end of the process. A context manager.
+    """A lock on one file, held until `close` or the end of the process; a context manager.
 
     Args:
         path: the file, created if it is not there.
@@ -47,7 +49,7 @@ class FileLock:
         timeout_seconds: how long to wait for it; None for as long as it takes.
 
     Raises:
-        LockHeldError: somebody else had it until the end of the timeout.
+        LockHeldError: somebody else had it until the timeout.
         StorageError: the file cannot be locked.
     """
 
@@ -55,25 +57,24 @@ class FileLock:
         self, path: str | os.PathLike[str], *, shared: bool = False, timeout_seconds: float | None = None
     ) -> None:
         self.path: Final = os.fspath(path)
+        self._pid: Final = os.getpid()
+        self._fd = -1
+        fd = -1
         try:
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            _lock(fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, timeout_seconds)
+            self._fd = fd
+            _held.add(fd)
         except OSError as error:
+            if error.errno in _BUSY and fd >= 0:
+                raise LockHeldError(f"{self.path} is locked by another process: try again later") from None
             raise StorageError(f"cannot lock {self.path}: {error.strerror}") from error
-        try:
-            _lock(self._fd, fcntl.LOCK_SH if shared else fcntl.LOCK_EX, timeout_seconds)
-        except OSError as error:
-            os.close(self._fd)
-            if error.errno in _BUSY:
-                raise LockHeldError(f"{self.path} is locked by another process") from None
-            raise StorageError(f"cannot lock {self.path}: {error.strerror}") from error
-        except BaseException:
-            os.close(self._fd)
-            raise
-        self._pid = os.getpid()
-        _held.add(self._fd)
+        finally:
+            if self._fd < 0 <= fd:
+                os.close(fd)
 
     def close(self) -> None:
-        """Lets go; does nothing if it was let go already, or is a parent process's."""
+        """Lets go; does nothing if that was done already, or if the lock is a parent process's."""
         fd, self._fd = self._fd, -1
         if fd >= 0 and self._pid == os.getpid():
             _held.discard(fd)
@@ -88,51 +89,45 @@ class FileLock:
         self.close()
 
 
-class LockHeldError(RepositoryError):
-    """Another process has the lock; it may be free later."""
-
-    permanent = False
-
-
-class Locks:
-    """The locks of one repository.
+def commit_lock(folder: Path, *, timeout_seconds: float | None = None) -> FileLock:
+    """For changing what is published.
 
     Args:
-        folder: ``locks/`` of the repository, created when first needed.
+        folder: the repository's (`Repository.folder`).
+        timeout_seconds: see `FileLock`.
+
+    Raises:
+        LockHeldError, StorageError: see `FileLock`.
     """
+    return _named(folder, "commit", shared=False, timeout_seconds=timeout_seconds)
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
-        self._folder = os.fspath(folder)
 
-    def commit(self, *, timeout_seconds: float | None = None) -> FileLock:
-        """For replacing the manifest."""
-        return self._lock("commit", timeout_seconds=timeout_seconds)
+def objects_lock(folder: Path, *, alone: bool = False, timeout_seconds: float | None = None) -> FileLock:
+    """While objects that are there are noted as needed; alone, for deleting objects."""
+    return _named(folder, "objects", shared=not alone, timeout_seconds=timeout_seconds)
 
-    def objects_shared(self) -> FileLock:
-        """While an object is seen to be there and is recorded as needed."""
-        return self._lock("objects", shared=True)
 
-    def objects_alone(self, *, timeout_seconds: float | None = None) -> FileLock:
-        """While objects are deleted."""
-        return self._lock("objects", timeout_seconds=timeout_seconds)
+def writers_lock(folder: Path, *, alone: bool = False, timeout_seconds: float | None = None) -> FileLock:
+    """While objects are being stored; alone, for sweeping the store's staging folder."""
+    return _named(folder, "writers", shared=not alone, timeout_seconds=timeout_seconds)
 
-    def writers_shared(self) -> FileLock:
-        """While objects are being stored."""
-        return self._lock("writers", shared=True)
 
-    def writers_alone(self, *, timeout_seconds: float | None = None) -> FileLock:
-        """While the store's staging folder is swept."""
-        return self._lock("writers", timeout_seconds=timeout_seconds)
+@contextmanager
+def publishing_locks(folder: Path, *, timeout_seconds: float | None = None) -> Iterator[None]:
+    """All that publishing needs: alone among commits, safe from garbage collection and from sweeping.
 
-    @contextmanager
-    def publishing(self) -> Iterator[None]:
-        """All that a replacement of the manifest needs: alone among commits, safe from garbage collection."""
-        with self.commit(), self.objects_shared(), self.writers_shared():
-            yield
+    Args:
+        folder: the repository's.
+        timeout_seconds: how long to wait for other commits.
+    """
+    with commit_lock(folder, timeout_seconds=timeout_seconds), objects_lock(folder), writers_lock(folder):
+        yield
 
-    def _lock(self, name: str, *, shared: bool = False, timeout_seconds: float | None = None) -> FileLock:
-        os.makedirs(self._folder, mode=0o700, exist_ok=True)
-        return FileLock(f"{self._folder}/{name}.lock", shared=shared, timeout_seconds=timeout_seconds)
+
+def _named(folder: Path, name: str, *, shared: bool, timeout_seconds: float | None) -> FileLock:
+    locks = folder / LOCKS_FOLDER
+    locks.mkdir(mode=0o700, exist_ok=True)
+    return FileLock(locks / f"{name}.lock", shared=shared, timeout_seconds=timeout_seconds)
 
 
 def _lock(fd: int, operation: int, timeout_seconds: float | None) -> None:

@@ -1,0 +1,347 @@
+"""``changes.sqlite``: the net changes of one transaction, in bounded memory.
+
+A row's key is its path with a NUL in place of every slash. No name contains a NUL and nothing sorts before it, so the
+order of keys is the order of paths by components: a directory comes right before everything below it, and all below it
+is one range.
+"""
+# ruff: noqa: S608  # what is put into queries are names and numbers written in this module
+
+from __future__ import annotations
+
+import itertools
+import os
+import sqlite3
+import stat
+import struct
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from cdn.catalog.entries import Chunk, Entry, decode_name, decode_xattrs, encode_name, encode_xattrs
+from cdn.compression import Compression
+from cdn.errors import StorageError
+from cdn.hashing import Algorithm, Digest
+from stratum0.changes import Change, ChangeKind
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+_BATCH: Final = 5_000
+_LISTED: Final = 64
+_BUSY_SECONDS: Final = 60.0
+_PUT: Final = 0
+_CLEAR: Final = 1
+_REMOVE: Final = 2
+_NUMBERS: Final = {ChangeKind.PUT: _PUT, ChangeKind.CLEAR: _CLEAR, ChangeKind.REMOVE: _REMOVE}
+_KINDS: Final = (ChangeKind.PUT, ChangeKind.CLEAR, ChangeKind.REMOVE)
+
+_COLUMNS: Final = (
+    "mode", "size", "mtime", "mtime_ns", "uid", "gid", "digest", "symlink", "grp", "xattr", "chunks", "device", "plain",
+    "flags",
+)  # fmt: skip
+_TABLES: Final = (
+    f"CREATE TABLE changes (key BLOB PRIMARY KEY, kind INTEGER NOT NULL, {', '.join(_COLUMNS)}) WITHOUT ROWID",
+    "CREATE INDEX changes_in_groups ON changes (grp) WHERE grp <> 0",
+    "CREATE TABLE objects (path TEXT PRIMARY KEY) WITHOUT ROWID",
+)
+_IS_DIRECTORY: Final = "({0}.mode & 61440) = 16384"
+_UPSERT: Final = f"""
+INSERT INTO changes VALUES ({", ".join("?" * (len(_COLUMNS) + 2))})
+ON CONFLICT (key) DO UPDATE SET
+  kind = CASE WHEN excluded.kind = {_PUT} AND {_IS_DIRECTORY.format("excluded")}
+                AND NOT (changes.kind = {_PUT} AND {_IS_DIRECTORY.format("changes")})
+              THEN {_CLEAR} ELSE excluded.kind END,
+  {", ".join(f"{column} = excluded.{column}" for column in _COLUMNS)}"""
+"""A directory put where something else was staged is a new one: what the base has below that path is gone."""
+_SELECT: Final = f"SELECT key, kind, {', '.join(_COLUMNS)} FROM changes"
+_RANGE: Final = "key >= ? AND key < ?"
+_LONE_MEMBERS: Final = """
+UPDATE changes SET grp = 0 WHERE key IN (
+  SELECT min(key) FROM changes WHERE grp <> 0 GROUP BY folder(key), grp HAVING count(*) = 1)"""
+
+_CHUNK: Final = struct.Struct("<qq20s32s")
+_NO_PLAIN_DIGEST: Final = bytes(32)
+_ALGORITHMS: Final = {algorithm.number: algorithm for algorithm in Algorithm}
+_COMPRESSIONS: Final = {compression.value: compression for compression in Compression}
+_NUMBER_BITS: Final = 15
+_COMPRESSION_SHIFT: Final = 4
+_HIDDEN: Final = 1 << 8
+_EXTERNAL: Final = 1 << 9
+_DIRECT_IO: Final = 1 << 10
+_ROLES: Final = _HIDDEN | _EXTERNAL | _DIRECT_IO
+
+Row = tuple[Any, ...]
+
+
+def key_of(path: str) -> bytes:
+    """The key of a path."""
+    return encode_name(path).replace(b"/", b"\0")
+
+
+def path_of(key: bytes) -> str:
+    """The path that has this key."""
+    return decode_name(key.replace(b"\0", b"/"))
+
+
+class Staging:
+    """The changes and the objects they rely on; a context manager that closes the file.
+
+    Args:
+        file: where; created if it is not there.
+        durable: whether what was recorded must survive a power cut.
+    """
+
+    def __init__(self, file: str | os.PathLike[str], *, durable: bool = True) -> None:
+        self.file: Final = os.fspath(file)
+        with self._mapped():
+            self._connection = sqlite3.connect(
+                self.file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+            self._connection.create_function("folder", 1, _folder, deterministic=True)
+            if not self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                with self._recording():
+                    for statement in _TABLES:
+                        self._connection.execute(statement)
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # -------------------------------------------------------------------------------------------------------- recording
+
+    def record(self, changes: Iterable[Change], objects: Iterable[str] = ()) -> None:
+        """Records changes in place of earlier ones of the same paths, all or, after an error, none of them.
+
+        What was staged below a path goes when the path is removed or becomes something else than a directory.
+
+        Args:
+            changes: in any order.
+            objects: paths of the objects they rely on.
+        """
+        pending, names = iter(changes), iter(objects)
+        with self._mapped(), self._recording():
+            while part := list(itertools.islice(names, _BATCH)):
+                self._connection.executemany("INSERT OR IGNORE INTO objects VALUES (?)", ((name,) for name in part))
+            while batch := list(itertools.islice(pending, _BATCH)):
+                rows = [_row_of(change) for change in batch]
+                self._cut(rows)
+                self._connection.executemany(_UPSERT, rows)
+
+    def discard(self, path: str) -> None:
+        """Forgets what was staged for a path and everything below it."""
+        key = key_of(path)
+        with self._mapped(), self._recording():
+            self._connection.execute("DELETE FROM changes WHERE key = ?", (key,))
+            self._connection.execute(f"DELETE FROM changes WHERE {_RANGE}", _below(key))
+
+    def replace_tree(self, path: str, change: Change | None) -> None:
+        """Forgets what was staged for a path and everything below, and stages this instead, all at once."""
+        key = key_of(path)
+        with self._mapped(), self._recording():
+            self._connection.execute("DELETE FROM changes WHERE key = ?", (key,))
+            self._connection.execute(f"DELETE FROM changes WHERE {_RANGE}", _below(key))
+            if change is not None:
+                self._connection.execute(_UPSERT, _row_of(change))
+
+    def dissolve_lone_members(self) -> None:
+        """Makes groups of hard links that have only one member in their folder ordinary files."""
+        with self._mapped(), self._recording():
+            self._connection.execute(_LONE_MEMBERS)
+
+    # -------------------------------------------------------------------------------------------------------- questions
+
+    @property
+    def count(self) -> int:
+        """How many paths are changed."""
+        with self._mapped():
+            return int(self._connection.execute("SELECT count(*) FROM changes").fetchone()[0])
+
+    def find(self, path: str) -> Change | None:
+        """The change of exactly this path."""
+        with self._mapped():
+            row = self._connection.execute(f"{_SELECT} WHERE key = ?", (key_of(path),)).fetchone()
+        return None if row is None else _change_of(row)
+
+    def has_file(self, path: str) -> bool:
+        """Whether the path becomes a regular file."""
+        with self._mapped():
+            query = f"SELECT 1 FROM changes WHERE key = ? AND kind = {_PUT} AND (mode & 61440) = 32768"
+            return self._connection.execute(query, (key_of(path),)).fetchone() is not None
+
+    def hides(self, path: str) -> bool:
+        """Whether a change of a directory above takes away what the base has at a path."""
+        key = key_of(path)
+        above = [key[:end] for end in range(len(key)) if key[end] == 0]
+        with self._mapped():
+            return any(
+                kind != _PUT or not stat.S_ISDIR(mode)
+                for prefix in above
+                for kind, mode in self._connection.execute("SELECT kind, mode FROM changes WHERE key = ?", (prefix,))
+            )
+
+    def children(self, path: str) -> Iterator[Change]:
+        """The changes of paths directly in a directory, in byte order of their names."""
+        key = key_of(path)
+        lower, upper = _below(key)
+        start = len(lower)
+        while True:
+            with self._mapped():
+                query = f"{_SELECT} WHERE {_RANGE} ORDER BY key LIMIT ?"
+                rows = self._connection.execute(query, (lower, upper, _LISTED)).fetchall()
+            if not rows:
+                return
+            for row in rows:
+                end = row[0].find(b"\0", start)
+                if end >= 0:  # deeper: on to what follows that folder
+                    lower = row[0][:end] + b"\1"
+                    break
+                yield _change_of(row)
+                lower = row[0] + b"\0"
+
+    def changes(self, path: str = "") -> Iterator[Change]:
+        """The changes at and below a path, parents before what is below them."""
+        key = key_of(path)
+        with self._mapped():
+            cursor = self._connection.execute(f"{_SELECT} WHERE {_RANGE} ORDER BY key", (key, key + b"\1"))
+            while rows := cursor.fetchmany(_LISTED):
+                for row in rows:
+                    yield _change_of(row)
+
+    def objects(self) -> Iterator[str]:
+        """Paths of the objects that the changes rely on."""
+        with self._mapped():
+            for (path,) in self._connection.execute("SELECT path FROM objects"):
+                yield path
+
+    # ----------------------------------------------------------------------------------------------------------- inside
+
+    def _cut(self, rows: list[Row]) -> None:
+        """Deletes what was staged below paths that have nothing below them any more."""
+        tops = [row[0] for row in rows if row[1] == _REMOVE or not stat.S_ISDIR(row[2])]
+        last = self._connection.execute("SELECT max(key) FROM changes").fetchone()[0]
+        if not tops or last is None or last < min(tops):  # as when a scan comes in order: nothing can be below
+            return
+        self._connection.executemany(f"DELETE FROM changes WHERE {_RANGE}", (_below(top) for top in tops))
+
+    @contextmanager
+    def _recording(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            self._connection.execute("COMMIT")
+        except BaseException:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.ProgrammingError:
+            raise  # a mistake in this program
+        except sqlite3.Error as error:
+            raise StorageError(f"the staged changes in {self.file} cannot be used: {error}") from error
+
+
+# ------------------------------------------------------------------------------------------------------ rows and values
+
+
+def _below(key: bytes) -> tuple[bytes, bytes]:
+    return key + b"\0", key + b"\1"
+
+
+def _folder(key: bytes) -> bytes:
+    return key.rpartition(b"\0")[0]
+
+
+def _row_of(change: Change) -> Row:
+    key, entry = key_of(change.path), change.entry
+    if entry is None:
+        return (key, _REMOVE, *_REMOVED)
+    digest, chunks = entry.digest, entry.chunks
+    flags = entry.compression.value << _COMPRESSION_SHIFT
+    if digest is not None:
+        flags |= digest.algorithm.number
+    elif chunks:
+        flags |= chunks[0].digest.algorithm.number
+    if entry.is_hidden or entry.is_external or entry.is_direct_io:
+        flags |= entry.is_hidden * _HIDDEN | entry.is_external * _EXTERNAL | entry.is_direct_io * _DIRECT_IO
+    return (
+        key,
+        _NUMBERS[change.kind],
+        entry.mode,
+        entry.size,
+        entry.mtime,
+        entry.mtime_ns,
+        entry.uid,
+        entry.gid,
+        None if digest is None else digest.value,
+        encode_name(entry.symlink) if entry.symlink else None,
+        entry.hardlink_group,
+        encode_xattrs(entry.xattrs) if entry.xattrs else None,
+        b"".join(map(_packed, chunks)) if chunks else None,
+        entry.device,
+        entry.plain_digest,
+        flags,
+    )
+
+
+_REMOVED: Final = (0, 0, 0, 0, 0, 0, None, None, 0, None, None, 0, None, 0)
+
+
+def _change_of(row: Row) -> Change:
+    key, kind, mode, size, mtime, mtime_ns, uid, gid, digest, symlink, group, xattr, chunks, device, plain, flags = row
+    path = decode_name(key.replace(b"\0", b"/"))
+    if kind == _REMOVE:
+        return Change(path, ChangeKind.REMOVE)
+    algorithm = _ALGORITHMS.get(flags & _NUMBER_BITS)
+    entry = Entry(
+        path.rpartition("/")[2],
+        mode,
+        size,
+        mtime,
+        mtime_ns,
+        uid,
+        gid,
+        None if digest is None or algorithm is None else Digest(algorithm, digest),
+        "" if symlink is None else decode_name(symlink),
+        2 if group else 1,
+        group,
+        () if xattr is None else decode_xattrs(xattr),
+        _COMPRESSIONS[flags >> _COMPRESSION_SHIFT & _NUMBER_BITS],
+        () if chunks is None or algorithm is None else _unpacked(chunks, algorithm),
+        device,
+        plain,
+        is_chunked=chunks is not None,
+    )
+    if flags & _ROLES:
+        entry = replace(
+            entry,
+            is_hidden=bool(flags & _HIDDEN),
+            is_external=bool(flags & _EXTERNAL),
+            is_direct_io=bool(flags & _DIRECT_IO),
+        )
+    return Change(path, _KINDS[kind], entry)
+
+
+def _packed(chunk: Chunk) -> bytes:
+    return _CHUNK.pack(chunk.offset, chunk.size, chunk.digest.value, chunk.plain_digest or _NO_PLAIN_DIGEST)
+
+
+def _unpacked(blob: bytes, algorithm: Algorithm) -> tuple[Chunk, ...]:
+    return tuple(
+        Chunk(offset, size, Digest(algorithm, value), None if plain == _NO_PLAIN_DIGEST else plain)
+        for offset, size, value, plain in _CHUNK.iter_unpack(blob)
+    )
