@@ -81,7 +81,7 @@ class Certificate:
             certificate = x509.load_pem_x509_certificate(bytes(pem))
             key = certificate.public_key()
             der = certificate.public_bytes(serialization.Encoding.DER)
-        except (ValueError, UnsupportedAlgorithm) as error:
+        except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
             raise DocumentError(_DOCUMENT, "it is no PEM text of an X.509 certificate with a usable key") from error
         return cls(der, check_key(key, _DOCUMENT))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import subprocess
 from pathlib import Path
 
@@ -89,6 +90,13 @@ def test_what_is_no_fingerprint_is_refused(line: str) -> None:
     ],
 )
 def test_what_is_no_certificate_is_refused(pem: bytes) -> None:
+    with pytest.raises(DocumentError, match="certificate is damaged"):
+        Certificate.parse(pem)
+
+
+def test_a_certificate_of_an_unknown_version_is_refused() -> None:
+    der = CERTIFICATE.der.replace(bytes.fromhex("a003020102"), bytes.fromhex("a003020112"), 1)
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(der) + b"-----END CERTIFICATE-----\n"
     with pytest.raises(DocumentError, match="certificate is damaged"):
         Certificate.parse(pem)
 
