@@ -233,6 +233,18 @@ class PathKindError(RepositoryError):
     """The path exists but is of another kind than needed (ENOTDIR, EISDIR, EINVAL)."""
 
 
+class SymlinkLoopError(RepositoryError):
+    """Following a path's symlinks never ends (ELOOP)."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(f"too many symlinks on the way to {path or '/'}")
+        self.path = path
+
+
+class ExternalContentError(RepositoryError):
+    """The file's content is not in the repository, only its name and digest are."""
+
+
 class LeaseHeldError(RepositoryError):
     """Somebody else holds a lease on an overlapping subtree; it may be free later."""
 
