@@ -28,7 +28,8 @@ TREE = {
     "/n/x": file_entry(),
 }
 INSERT = """
-INSERT INTO catalog SELECT {}, hardlinks, hash, size, mode, mtime, mtimens, flags, {}, symlink, uid, gid, xattr, plain_digest
+INSERT INTO catalog
+SELECT {}, hardlinks, hash, size, mode, mtime, mtimens, flags, {}, symlink, uid, gid, xattr, plain_digest
 FROM catalog WHERE name = 'f'"""
 REFERENCE = f"INSERT INTO {{}} VALUES ('{{}}', '{digest_of(Algorithm.SHA1, b'')}', 0)"
 
