@@ -142,6 +142,10 @@ def guard(document: str) -> Iterator[None]:
         if code & 0xFF in _LOCAL_FAILURES:
             raise StorageError(f"{document} could not be read: {error}") from error
         raise DocumentError(document, f"SQLite says: {error}") from error
+    except (
+        MemoryError
+    ) as error:  # SQLite says so of some damaged schemas; lengths are limited, so it is not for want of memory
+        raise DocumentError(document, "SQLite finds no memory for what it says to hold") from error
     except (OverflowError, UnicodeError, ValueError) as error:
         raise DocumentError(document, str(error)) from error
 
