@@ -1,0 +1,499 @@
+"""Scanning a source folder: what must change so that a subtree of the repository equals it.
+
+Folders are visited one after another, each compared with what was remembered of it (`stratum0.sources`) or, where
+nothing is or it cannot be trusted, with the published catalogs. Only files that differ are opened, and they are read by
+the content pipeline while the scan goes on. Changes are staged as their content arrives; memory holds the folders that
+are not done, never the tree.
+
+The repository may have moved on since the source was last published here. The paths that changed since are *doubted*:
+there, the memory says nothing, and the published catalogs are asked.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
+
+from cdn.catalog.entries import XATTR_BYTES_MAX, XATTR_COUNT_MAX, Entry, decode_name
+from cdn.catalog.nesting import AUTO_MARKER, CATALOG_MARKER
+from cdn.errors import StorageError
+from cdn.telemetry import NullProgress, Progress
+from stratum0.changes import Change, ChangeKind, ChangeSink, is_at_or_below, parent_of
+from stratum0.content import StoredContent
+from stratum0.jobs import FileChanged, Stamp
+from stratum0.sources import (
+    Records,
+    SourceMemory,
+    is_directory_record,
+    link_of_record,
+    pack,
+    record_of,
+    settled,
+    unpack,
+)
+
+if TYPE_CHECKING:
+    from cdn.catalog.tree import CatalogTree
+    from stratum0.pipeline import Pipeline
+
+STAGED_CHANGES_MAX: Final = 2_000
+ATTEMPTS_MAX: Final = 5
+DOUBTS_MAX: Final = 200_000
+"""More doubted paths than this and the whole memory is doubted instead of holding them."""
+
+_ALWAYS_LEFT_OUT: Final = frozenset({b".cvmfs"})
+_ONLY_BELOW_THE_ROOT: Final = frozenset({CATALOG_MARKER.encode(), AUTO_MARKER.encode()})
+_NOT_PUBLISHED_XATTRS: Final = frozenset({"security.selinux", "security.ima", "security.evm"})
+_NANO: Final = 1_000_000_000
+_DIRECTORY_SIZE: Final = 4096
+
+Warn = Callable[[str], None]
+
+
+@dataclass(slots=True)
+class ScanCounts:
+    """What a scan saw; sizes are bytes."""
+
+    folders: int = 0
+    files: int = 0
+    files_read: int = 0
+    bytes_read: int = 0
+    bytes_stored: int = 0
+    objects_new: int = 0
+    put: int = 0
+    removed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Doubts:
+    """Where the memory of a source cannot be trusted.
+
+    Args:
+        everywhere: whether that is the whole tree.
+        paths: otherwise the changed paths.
+        folders: the folders they are in.
+    """
+
+    everywhere: bool = False
+    paths: frozenset[str] = frozenset()
+    folders: frozenset[str] = frozenset()
+
+    @classmethod
+    def about(cls, changed: Iterator[str], below: str) -> Doubts:
+        """The doubts that these changed paths raise about what is at or below a path."""
+        paths: set[str] = set()
+        for path in changed:
+            if is_at_or_below(path, below):
+                paths.add(path)
+                if len(paths) > DOUBTS_MAX:
+                    return cls(everywhere=True)
+        return cls(False, frozenset(paths), frozenset(parent_of(path) for path in paths if path))
+
+
+@dataclass(slots=True, eq=False)
+class _Folder:
+    """A folder whose files may still be being read."""
+
+    relative: bytes
+    path: str
+    looked_ns: int
+    records: Records
+    waiting: int = 1  # for the scan of it to end
+
+
+class Scanner:
+    """Compares one source folder with one subtree.
+
+    Args:
+        source: the folder, absolute.
+        target: the subtree's path.
+        tree: the published tree.
+        memory: what the source looked like.
+        doubts: where the memory says nothing.
+        pipeline: what stores content.
+        sink: where changes go.
+        with_xattrs: whether extended attributes are published.
+        progress: counts files.
+        warn: is told, in a sentence, what was left out.
+    """
+
+    def __init__(
+        self,
+        source: bytes,
+        target: str,
+        *,
+        tree: CatalogTree,
+        memory: SourceMemory,
+        doubts: Doubts,
+        pipeline: Pipeline,
+        sink: ChangeSink,
+        with_xattrs: bool,
+        progress: Progress | None = None,
+        warn: Warn = lambda _: None,
+    ) -> None:
+        self.counts = ScanCounts()
+        self._source = source
+        self._target = target
+        self._tree = tree
+        self._memory = memory
+        self._doubts = doubts
+        self._pipeline = pipeline
+        self._sink = sink
+        self._with_xattrs = with_xattrs
+        self._progress = progress or NullProgress()
+        self._warn = warn
+        self._changes: list[Change] = []
+        self._objects: list[str] = []
+
+    def run(self) -> None:
+        """Stages every change.
+
+        Raises:
+            StorageError: something cannot be read or stored, or does not stop changing.
+            DocumentError: the published tree is damaged.
+        """
+        self._progress.start(None, "files")
+        status = os.stat(self._source)
+        base = self._tree.find(self._target)
+        is_fresh = base is None or not base.is_directory
+        self._put_if_different(self._target, self._entry(_name(self._target), self._source, status), base)
+        todo = [(b"", is_fresh)]
+        while todo:
+            relative, is_fresh = todo.pop()
+            todo.extend(reversed(self._scan_folder(relative, is_fresh=is_fresh)))
+        self._pipeline.drain()
+        self._flush()
+
+    # ------------------------------------------------------------------------------------------------------ one folder
+
+    def _scan_folder(self, relative: bytes, *, is_fresh: bool) -> list[tuple[bytes, bool]]:
+        """Stages what changed directly in a folder; returns the folders in it and whether each is new."""
+        looked_ns = time.time_ns()
+        statuses = self._list(relative)
+        folder = _Folder(relative, self._path(relative), looked_ns, {n: record_of(s) for n, s in statuses.items()})
+        self.counts.folders += 1
+        self.counts.files += len(statuses)
+        old = None if is_fresh else self._remembered(folder)
+        if old is not None and pack(folder.records.items()) == old:
+            self._progress.advance(len(statuses))
+            return [
+                (_join(relative, name), False) for name, record in folder.records.items() if is_directory_record(record)
+            ]
+        base = self._base_of(folder, is_fresh=is_fresh, is_remembered=old is not None)
+        known = unpack(old) if old is not None else {}
+        below = self._compare(folder, statuses, known, base)
+        self._one_less(folder)
+        return below
+
+    def _compare(
+        self, folder: _Folder, statuses: dict[bytes, os.stat_result], known: Records, base: dict[str, Entry] | None
+    ) -> list[tuple[bytes, bool]]:
+        """Handles every name in a folder that differs from what is known of it, and those that are gone.
+
+        Args:
+            folder: the folder.
+            statuses: what is in it now.
+            known: the records known to be what is published.
+            base: what is published, where that is not what `known` says; None to go by `known` alone.
+        """
+        groups = _link_groups(folder.records)
+        old_groups = _link_groups(known)
+        below: list[tuple[bytes, bool]] = []
+        linked: dict[int, list[bytes]] = {}
+        for name, status in statuses.items():
+            text = decode_name(name)
+            is_known = self._is_known(folder, name, text, known, base)
+            before = None if base is None else base.get(text)
+            if stat.S_ISDIR(status.st_mode):
+                below.append(
+                    (_join(folder.relative, name), self._put_folder(folder, name, status, known, before, is_known))
+                )
+            elif is_known and groups.get(name) == old_groups.get(name):
+                self._progress.advance()
+            elif name in groups:
+                linked.setdefault(status.st_ino, []).append(name)
+            else:
+                self._put_file(folder, [name], status, [before])
+        for number, names in enumerate(linked.values(), 1):
+            entries = [None if base is None else base.get(decode_name(name)) for name in names]
+            self._put_file(folder, names, statuses[names[0]], entries, group=number)
+        for text in _gone(statuses, known, base):
+            self._remove(folder, text)
+        return below
+
+    def _is_known(self, folder: _Folder, name: bytes, text: str, known: Records, base: dict[str, Entry] | None) -> bool:
+        """Whether a name's record is what was published and is still published."""
+        if known.get(name) != folder.records[name]:
+            return False
+        return base is None or (text in base and f"{folder.path}/{text}" not in self._doubts.paths)
+
+    def _put_folder(
+        self, folder: _Folder, name: bytes, status: os.stat_result, known: Records, before: Entry | None, is_known: bool
+    ) -> bool:
+        """Stages a directory's own entry if it differs; whether it is new."""
+        text = decode_name(name)
+        path = f"{folder.path}/{text}"
+        if is_known:
+            return False
+        if before is None and name in known and path not in self._doubts.paths:
+            is_new = not is_directory_record(known[name])
+        else:
+            is_new = before is None or not before.is_directory
+        if is_new:
+            self._memory.forget(_join(folder.relative, name))
+        entry = self._entry(text, self._file(_join(folder.relative, name)), status)
+        if is_new:
+            self._stage(Change(path, ChangeKind.CLEAR, entry))
+        else:
+            self._put_if_different(path, entry, before)
+        self._progress.advance()
+        return is_new
+
+    def _put_file(
+        self, folder: _Folder, names: list[bytes], status: os.stat_result, before: list[Entry | None], group: int = 0
+    ) -> None:
+        """Stages a file under its names in this folder, once its content is stored."""
+        if not stat.S_ISREG(status.st_mode):
+            self._put_names(folder, names, status, None, before, group)
+            return
+        folder.waiting += 1
+        self._read(folder, names, status, before, group, attempt=1)
+
+    def _read(
+        self,
+        folder: _Folder,
+        names: list[bytes],
+        status: os.stat_result,
+        before: list[Entry | None],
+        group: int,
+        attempt: int,
+    ) -> None:
+        file = self._file(_join(folder.relative, names[0]))
+        self.counts.files_read += 1
+        self.counts.bytes_read += status.st_size
+
+        def done(content: StoredContent | FileChanged) -> None:
+            if isinstance(content, StoredContent):
+                self.counts.bytes_stored += content.stored_size
+                self._put_names(folder, names, status, content, before, group)
+                self._one_less(folder)
+            elif attempt >= ATTEMPTS_MAX:
+                raise StorageError(
+                    f"{decode_name(file)} keeps changing while it is read: stop what writes to it, then publish again"
+                )
+            else:
+                self._read_again(folder, names, before, group, attempt)
+
+        self._pipeline.store_file(file, Stamp.of(status), done)
+
+    def _read_again(
+        self, folder: _Folder, names: list[bytes], before: list[Entry | None], group: int, attempt: int
+    ) -> None:
+        """Looks again at a file that changed, or is gone, since it was looked at."""
+        file = self._file(_join(folder.relative, names[0]))
+        try:
+            status = os.lstat(file)
+        except FileNotFoundError:
+            self._vanished(folder, names, before)
+            return
+        if not stat.S_ISREG(status.st_mode) or len(names) > 1:
+            raise StorageError(
+                f"{decode_name(file)} became something else while it was read: stop what changes it, then publish again"
+            )
+        folder.records[names[0]] = record_of(status)
+        folder.looked_ns = time.time_ns()
+        self._read(folder, names, status, before, group, attempt + 1)
+
+    def _vanished(self, folder: _Folder, names: list[bytes], before: list[Entry | None]) -> None:
+        for name, entry in zip(names, before, strict=True):
+            text = decode_name(name)
+            self._warn(f"{decode_name(self._file(_join(folder.relative, name)))} vanished while it was published")
+            del folder.records[name]
+            if entry is not None or self._tree.find(f"{folder.path}/{text}") is not None:
+                self._remove(folder, text)
+        self._one_less(folder)
+
+    def _put_names(
+        self,
+        folder: _Folder,
+        names: list[bytes],
+        status: os.stat_result,
+        content: StoredContent | None,
+        before: list[Entry | None],
+        group: int,
+    ) -> None:
+        entry = self._entry("", self._file(_join(folder.relative, names[0])), status, content)
+        objects = content.objects if content is not None else ()
+        for name, old in zip(names, before, strict=True):
+            named = replace(
+                entry,
+                name=decode_name(name),
+                hardlink_group=group,
+                link_count=len(names) if group else entry.link_count,
+            )
+            self._put_if_different(f"{folder.path}/{named.name}", named, old, objects)
+        self._progress.advance(len(names))
+
+    def _one_less(self, folder: _Folder) -> None:
+        """Remembers a folder when all that changed in it is staged."""
+        folder.waiting -= 1
+        if not folder.waiting:
+            records = [(name, settled(record, folder.looked_ns)) for name, record in folder.records.items()]
+            self._memory.remember(folder.relative, pack(records))
+
+    # ------------------------------------------------------------------------------------------------------- comparing
+
+    def _remembered(self, folder: _Folder) -> bytes | None:
+        """The records known of a folder, None if there are none or nothing in it can be trusted."""
+        return None if self._doubts.everywhere else self._memory.records(folder.relative)
+
+    def _base_of(self, folder: _Folder, *, is_fresh: bool, is_remembered: bool) -> dict[str, Entry] | None:
+        """What is published in a folder; None if its records say it already."""
+        if is_fresh:
+            return {}
+        if is_remembered and folder.path not in self._doubts.folders:
+            return None
+        hidden = _ALWAYS_LEFT_OUT if not folder.path else frozenset()
+        return {e.name: e for e in self._tree.listing(folder.path) if e.name.encode("utf-8", "replace") not in hidden}
+
+    def _put_if_different(self, path: str, entry: Entry, before: Entry | None, objects: tuple[str, ...] = ()) -> None:
+        if before is None or comparable(entry) != comparable(before):
+            self._stage(Change(path, ChangeKind.PUT, entry), objects)
+
+    def _remove(self, folder: _Folder, text: str) -> None:
+        self._memory.forget(_join(folder.relative, text.encode("utf-8", "surrogateescape")))
+        self._stage(Change(f"{folder.path}/{text}", ChangeKind.REMOVE))
+
+    def _stage(self, change: Change, objects: tuple[str, ...] = ()) -> None:
+        if change.kind is ChangeKind.REMOVE:
+            self.counts.removed += 1
+        else:
+            self.counts.put += 1
+        self._changes.append(change)
+        self._objects.extend(objects)
+        if len(self._changes) >= STAGED_CHANGES_MAX:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._changes:
+            changes, objects = self._changes, self._objects
+            self._changes, self._objects = [], []
+            self._sink.stage(changes, objects)
+
+    # --------------------------------------------------------------------------------------------------------- looking
+
+    def _list(self, relative: bytes) -> dict[bytes, os.stat_result]:
+        """The status of everything in a folder by name, in byte order."""
+        found: list[tuple[bytes, os.stat_result]] = []
+        is_root = not relative and not self._target
+        with os.scandir(self._file(relative)) as entries:
+            for entry in entries:
+                if is_root and self._is_left_out(entry.name):
+                    continue
+                try:
+                    found.append((entry.name, entry.stat(follow_symlinks=False)))
+                except FileNotFoundError:  # it went since the folder was listed
+                    continue
+        found.sort(key=lambda item: item[0])
+        return dict(found)
+
+    def _is_left_out(self, name: bytes) -> bool:
+        if name in _ALWAYS_LEFT_OUT or name in _ONLY_BELOW_THE_ROOT:
+            self._warn(f"/{decode_name(name)} is left out: the name means something else at the top of a repository")
+            return True
+        return False
+
+    def _entry(self, name: str, file: bytes, status: os.stat_result, content: StoredContent | None = None) -> Entry:
+        """The entry of a file as it would be published."""
+        mode = status.st_mode
+        entry = Entry(
+            name=name,
+            mode=mode,
+            mtime=status.st_mtime_ns // _NANO,
+            mtime_ns=status.st_mtime_ns % _NANO,
+            uid=status.st_uid,
+            gid=status.st_gid,
+            xattrs=self._xattrs(file) if self._with_xattrs else (),
+        )
+        if content is not None:
+            return replace(entry, **content.entry_fields)
+        if stat.S_ISDIR(mode):
+            return replace(entry, size=_DIRECTORY_SIZE)
+        if stat.S_ISLNK(mode):
+            target = decode_name(os.readlink(file))
+            return replace(entry, symlink=target, size=len(os.fsencode(target)))
+        return replace(entry, device=status.st_rdev)
+
+    def _xattrs(self, file: bytes) -> tuple[tuple[bytes, bytes], ...]:
+        """The extended attributes that the format can hold, in key order."""
+        found: list[tuple[bytes, bytes]] = []
+        for key in os.listxattr(file, follow_symlinks=False):
+            if key in _NOT_PUBLISHED_XATTRS:
+                continue
+            raw = os.fsencode(key)
+            value = os.getxattr(file, key, follow_symlinks=False)
+            if len(raw) > XATTR_BYTES_MAX or len(value) > XATTR_BYTES_MAX or len(found) >= XATTR_COUNT_MAX:
+                self._warn(
+                    f"the extended attribute {key} of {decode_name(file)} is left out: the format cannot hold it"
+                )
+                continue
+            found.append((raw, value))
+        return tuple(sorted(found))
+
+    def _file(self, relative: bytes) -> bytes:
+        return self._source + b"/" + relative if relative else self._source
+
+    def _path(self, relative: bytes) -> str:
+        return f"{self._target}/{decode_name(relative)}" if relative else self._target
+
+
+def comparable(entry: Entry) -> Entry:
+    """An entry without what is not the source's to say: roles of catalogs, group numbers, link counts of directories."""
+    return replace(
+        entry,
+        size=_DIRECTORY_SIZE
+        if entry.is_directory
+        else len(entry.symlink.encode("utf-8", "surrogateescape"))
+        if entry.is_symlink
+        else entry.size,
+        hardlink_group=0,
+        link_count=1 if entry.is_directory else entry.link_count,
+        plain_digest=None,
+        chunks=tuple(replace(chunk, plain_digest=None) for chunk in entry.chunks),
+        is_chunked=bool(entry.chunks),
+        compression=entry.compression if entry.is_file else Entry.__dataclass_fields__["compression"].default,
+        is_nested_mountpoint=False,
+        is_nested_root=False,
+    )
+
+
+def _link_groups(records: Records) -> dict[bytes, tuple[bytes, ...]]:
+    """For each name that shares its inode with others in its folder: all of them."""
+    by_inode: dict[int, list[bytes]] = {}
+    for name, record in records.items():
+        if not is_directory_record(record):
+            inode, links = link_of_record(record)
+            if links > 1 and inode:
+                by_inode.setdefault(inode, []).append(name)
+    return {name: tuple(names) for names in by_inode.values() if len(names) > 1 for name in names}
+
+
+def _gone(statuses: dict[bytes, os.stat_result], known: Records, base: dict[str, Entry] | None) -> list[str]:
+    """Published names that the source does not have. Markers that balancing made are the repository's own."""
+    if base is None:
+        return [decode_name(name) for name in known if name not in statuses]
+    kept = {CATALOG_MARKER, AUTO_MARKER} if AUTO_MARKER in base else set()
+    present = {decode_name(name) for name in statuses}
+    return [name for name in base if name not in present and name not in kept]
+
+
+def _join(folder: bytes, name: bytes) -> bytes:
+    return folder + b"/" + name if folder else name
+
+
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
