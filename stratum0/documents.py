@@ -124,16 +124,6 @@ def store_reflog(store: ObjectStore, folder: Path, reflog: Reflog, algorithm: Al
     return digest
 
 
-def list_in_reflog(repository: Repository, names: Iterable[ObjectName], timestamp: int) -> Digest:
-    """Adds objects to the reflog, which is begun anew if there is none; returns its digest.
-
-    Raises:
-        CdnError: it is damaged or cannot be stored.
-    """
-    reflog = read_reflog(repository) or Reflog(repository.name)
-    return write_reflog(repository, reflog.with_objects(names, timestamp))
-
-
 def kept_reflog_checksum(repository: Repository) -> Digest | None:
     """The digest the reflog had when it was last written here, None if that is not known.
 
@@ -173,6 +163,7 @@ def republish(
     history: History | None = None,
     metainfo: Metainfo | None = None,
     signer: Signer | None = None,
+    unlisted: Iterable[ObjectName] = (),
 ) -> Manifest:
     """Publishes the current revision again with other documents around it: same root catalog, same revision.
 
@@ -183,6 +174,7 @@ def republish(
         history: with other tags.
         metainfo: another description.
         signer: another certificate.
+        unlisted: objects that are gone and leave the reflog.
 
     Raises:
         CdnError: something could not be stored; what was published stays.
@@ -199,7 +191,8 @@ def republish(
     manifest = replace(
         manifest, certificate=store_certificate(store, used.certificate, algorithm).digest, timestamp=now
     )
-    manifest = replace(manifest, reflog=list_in_reflog(repository, manifest.objects, now))
+    reflog = (read_reflog(repository) or Reflog(repository.name)).without(unlisted)
+    manifest = replace(manifest, reflog=write_reflog(repository, reflog.with_objects(manifest.objects, now)))
     publish_manifest(repository, manifest, used)
     return manifest
 
