@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from cdn.catalog.entries import XATTR_BYTES_MAX, XATTR_COUNT_MAX, Entry, decode_name
-from cdn.catalog.nesting import AUTO_MARKER, CATALOG_MARKER
+from cdn.catalog.nesting import AUTO_MARKER, CATALOG_MARKER, Dirtab
+from cdn.compression import Compression
 from cdn.errors import StorageError
 from cdn.telemetry import NullProgress, Progress
 from stratum0.changes import Change, ChangeKind, ChangeSink, is_at_or_below, parent_of
@@ -105,6 +106,23 @@ class _Folder:
     waiting: int = 1  # for the scan of it to end
 
 
+@dataclass(frozen=True, slots=True)
+class _View:
+    """What is known of a folder.
+
+    Args:
+        known: the records that were published.
+        base: what is published now, where that may differ from `known`; None to go by `known` alone.
+    """
+
+    known: Records
+    base: dict[str, Entry] | None
+
+    def published(self, name: bytes) -> Entry | None:
+        """The published entry, where it was looked up."""
+        return None if self.base is None else self.base.get(decode_name(name))
+
+
 class Scanner:
     """Compares one source folder with one subtree.
 
@@ -116,6 +134,7 @@ class Scanner:
         doubts: where the memory says nothing.
         pipeline: what stores content.
         sink: where changes go.
+        dirtab: which directories the repository makes nested catalogs of by itself.
         with_xattrs: whether extended attributes are published.
         progress: counts files.
         warn: is told, in a sentence, what was left out.
@@ -131,6 +150,7 @@ class Scanner:
         doubts: Doubts,
         pipeline: Pipeline,
         sink: ChangeSink,
+        dirtab: Dirtab,
         with_xattrs: bool,
         progress: Progress | None = None,
         warn: Warn = lambda _: None,
@@ -143,6 +163,7 @@ class Scanner:
         self._doubts = doubts
         self._pipeline = pipeline
         self._sink = sink
+        self._dirtab = dirtab
         self._with_xattrs = with_xattrs
         self._progress = progress or NullProgress()
         self._warn = warn
@@ -184,73 +205,72 @@ class Scanner:
                 (_join(relative, name), False) for name, record in folder.records.items() if is_directory_record(record)
             ]
         base = self._base_of(folder, is_fresh=is_fresh, is_remembered=old is not None)
-        known = unpack(old) if old is not None else {}
-        below = self._compare(folder, statuses, known, base)
+        below = self._compare(folder, statuses, _View(unpack(old) if old is not None else {}, base))
         self._one_less(folder)
         return below
 
-    def _compare(
-        self, folder: _Folder, statuses: dict[bytes, os.stat_result], known: Records, base: dict[str, Entry] | None
-    ) -> list[tuple[bytes, bool]]:
-        """Handles every name in a folder that differs from what is known of it, and those that are gone.
-
-        Args:
-            folder: the folder.
-            statuses: what is in it now.
-            known: the records known to be what is published.
-            base: what is published, where that is not what `known` says; None to go by `known` alone.
-        """
+    def _compare(self, folder: _Folder, statuses: dict[bytes, os.stat_result], view: _View) -> list[tuple[bytes, bool]]:
+        """Handles every name in a folder that differs from what is known of it, and those that are gone."""
         groups = _link_groups(folder.records)
-        old_groups = _link_groups(known)
+        different = self._different(folder, groups, view)
         below: list[tuple[bytes, bool]] = []
         linked: dict[int, list[bytes]] = {}
         for name, status in statuses.items():
-            text = decode_name(name)
-            is_known = self._is_known(folder, name, text, known, base)
-            before = None if base is None else base.get(text)
             if stat.S_ISDIR(status.st_mode):
-                below.append(
-                    (_join(folder.relative, name), self._put_folder(folder, name, status, known, before, is_known))
-                )
-            elif is_known and groups.get(name) == old_groups.get(name):
-                self._progress.advance()
-            elif name in groups:
+                is_new = name in different and self._put_folder(folder, name, status, view)
+                below.append((_join(folder.relative, name), is_new))
+            elif name in groups and name in different:
                 linked.setdefault(status.st_ino, []).append(name)
-            else:
-                self._put_file(folder, [name], status, [before])
+                continue
+            elif name in different:
+                self._put_file(folder, [name], status, [view.published(name)])
+                continue
+            self._progress.advance()
         for number, names in enumerate(linked.values(), 1):
-            entries = [None if base is None else base.get(decode_name(name)) for name in names]
-            self._put_file(folder, names, statuses[names[0]], entries, group=number)
-        for text in _gone(statuses, known, base):
+            before = [view.published(name) for name in names]
+            self._put_file(folder, names, statuses[names[0]], before, group=number)
+        for text in self._gone(folder, statuses, view):
             self._remove(folder, text)
         return below
 
-    def _is_known(self, folder: _Folder, name: bytes, text: str, known: Records, base: dict[str, Entry] | None) -> bool:
-        """Whether a name's record is what was published and is still published."""
-        if known.get(name) != folder.records[name]:
-            return False
-        return base is None or (text in base and f"{folder.path}/{text}" not in self._doubts.paths)
+    def _different(self, folder: _Folder, groups: dict[bytes, tuple[bytes, ...]], view: _View) -> set[bytes]:
+        """Names whose records are not those that were published and still are. Of hard links all count or none."""
+        old_groups = _link_groups(view.known)
+        found: set[bytes] = set()
+        for name, record in folder.records.items():
+            if view.known.get(name) != record or groups.get(name) != old_groups.get(name):
+                found.update(groups.get(name, (name,)))
+            elif view.base is not None:
+                text = decode_name(name)
+                if text not in view.base or f"{folder.path}/{text}" in self._doubts.paths:
+                    found.update(groups.get(name, (name,)))
+        return found
 
-    def _put_folder(
-        self, folder: _Folder, name: bytes, status: os.stat_result, known: Records, before: Entry | None, is_known: bool
-    ) -> bool:
+    def _gone(self, folder: _Folder, statuses: dict[bytes, os.stat_result], view: _View) -> list[str]:
+        """Published names that the source does not have. Markers that the repository made itself stay."""
+        if view.base is None:
+            return [decode_name(name) for name in view.known if name not in statuses]
+        kept: set[str] = set()
+        if AUTO_MARKER in view.base or self._dirtab.matches(folder.path):
+            kept = {CATALOG_MARKER, AUTO_MARKER} - {decode_name(name) for name in view.known}
+        present = {decode_name(name) for name in statuses}
+        return [name for name in view.base if name not in present and name not in kept]
+
+    def _put_folder(self, folder: _Folder, name: bytes, status: os.stat_result, view: _View) -> bool:
         """Stages a directory's own entry if it differs; whether it is new."""
         text = decode_name(name)
         path = f"{folder.path}/{text}"
-        if is_known:
-            return False
-        if before is None and name in known and path not in self._doubts.paths:
-            is_new = not is_directory_record(known[name])
+        before = view.published(name)
+        if view.base is None:
+            is_new = name not in view.known or not is_directory_record(view.known[name])
         else:
             is_new = before is None or not before.is_directory
-        if is_new:
-            self._memory.forget(_join(folder.relative, name))
         entry = self._entry(text, self._file(_join(folder.relative, name)), status)
         if is_new:
+            self._memory.forget(_join(folder.relative, name))
             self._stage(Change(path, ChangeKind.CLEAR, entry))
         else:
             self._put_if_different(path, entry, before)
-        self._progress.advance()
         return is_new
 
     def _put_file(
@@ -304,8 +324,7 @@ class Scanner:
             raise StorageError(
                 f"{decode_name(file)} became something else while it was read: stop what changes it, then publish again"
             )
-        folder.records[names[0]] = record_of(status)
-        folder.looked_ns = time.time_ns()
+        folder.records[names[0]] = settled(record_of(status), time.time_ns())
         self._read(folder, names, status, before, group, attempt + 1)
 
     def _vanished(self, folder: _Folder, names: list[bytes], before: list[Entry | None]) -> None:
@@ -452,20 +471,21 @@ class Scanner:
 
 
 def comparable(entry: Entry) -> Entry:
-    """An entry without what is not the source's to say: roles of catalogs, group numbers, link counts of directories."""
+    """An entry without what is not the source's to say: roles of catalogs, groups, link counts of directories."""
+    size = entry.size
+    if entry.is_directory:
+        size = _DIRECTORY_SIZE
+    elif entry.is_symlink:
+        size = len(entry.symlink.encode("utf-8", "surrogateescape"))
     return replace(
         entry,
-        size=_DIRECTORY_SIZE
-        if entry.is_directory
-        else len(entry.symlink.encode("utf-8", "surrogateescape"))
-        if entry.is_symlink
-        else entry.size,
+        size=size,
         hardlink_group=0,
         link_count=1 if entry.is_directory else entry.link_count,
         plain_digest=None,
         chunks=tuple(replace(chunk, plain_digest=None) for chunk in entry.chunks),
         is_chunked=bool(entry.chunks),
-        compression=entry.compression if entry.is_file else Entry.__dataclass_fields__["compression"].default,
+        compression=entry.compression if entry.is_file else Compression.ZLIB,
         is_nested_mountpoint=False,
         is_nested_root=False,
     )
@@ -480,15 +500,6 @@ def _link_groups(records: Records) -> dict[bytes, tuple[bytes, ...]]:
             if links > 1 and inode:
                 by_inode.setdefault(inode, []).append(name)
     return {name: tuple(names) for names in by_inode.values() if len(names) > 1 for name in names}
-
-
-def _gone(statuses: dict[bytes, os.stat_result], known: Records, base: dict[str, Entry] | None) -> list[str]:
-    """Published names that the source does not have. Markers that balancing made are the repository's own."""
-    if base is None:
-        return [decode_name(name) for name in known if name not in statuses]
-    kept = {CATALOG_MARKER, AUTO_MARKER} if AUTO_MARKER in base else set()
-    present = {decode_name(name) for name in statuses}
-    return [name for name in base if name not in present and name not in kept]
 
 
 def _join(folder: bytes, name: bytes) -> bytes:

@@ -1,0 +1,380 @@
+"""Tarballs as changes: read once from front to back, never unpacked to disk.
+
+A name that occurs twice means its last occurrence, as unpacking would have it. Hard links point to what the same
+tarball, or the repository, already has. Names that would lead out of the subtree are refused. So is an archive that
+ends without its end marker, because a download that broke off looks just like that.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import tarfile
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from decimal import Decimal, InvalidOperation
+from tarfile import HeaderError, TarFile
+from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Self, cast
+
+from cdn.catalog.entries import XATTR_BYTES_MAX, XATTR_COUNT_MAX, Entry, encode_name
+from cdn.errors import DocumentError, StorageError, UsageError
+from cdn.telemetry import NullProgress, Progress
+from stratum0.changes import Change, ChangeKind, name_of
+from stratum0.content import StoredContent
+from stratum0.scan import STAGED_CHANGES_MAX, ScanCounts
+
+if TYPE_CHECKING:
+    from stratum0.pipeline import Pipeline
+    from stratum0.transaction import Transaction
+
+_NANO: Final = 1_000_000_000
+_DIRECTORY_SIZE: Final = 4096
+_ID_MAX: Final = 2**32 - 1
+_SECONDS_MAX: Final = 2**63 - 1
+_XATTR_PREFIX: Final = "SCHILY.xattr."
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+_XZ_MAGIC: Final = b"\xfd7zXZ\0"
+_ZSTD_MAGIC: Final = b"\x28\xb5\x2f\xfd"
+_BZIP2_MAGIC: Final = b"BZh"
+_BUFFER_BYTES: Final = 1 << 20
+_ZSTD_WINDOW_BYTES_MAX: Final = 128 << 20
+_XZ_MEMORY_BYTES_MAX: Final = 256 << 20
+_TYPES: Final = {
+    tarfile.FIFOTYPE: stat.S_IFIFO,
+    tarfile.CHRTYPE: stat.S_IFCHR,
+    tarfile.BLKTYPE: stat.S_IFBLK,
+}
+
+_END: Final[type[Exception]] = cast("Any", tarfile).EOFHeaderError
+_NO_END: Final[type[Exception]] = cast("Any", tarfile).EmptyHeaderError
+
+Warn = Callable[[str], None]
+
+
+@contextmanager
+def opened_tarball(tarball: str | os.PathLike[str] | BinaryIO) -> Iterator[IO[bytes]]:
+    """The uncompressed stream of a tarball given by path or as a stream.
+
+    Raises:
+        UsageError: there is no such file.
+    """
+    if not isinstance(tarball, (str, os.PathLike)):
+        yield _uncompressed(cast("IO[bytes]", tarball))
+        return
+    try:
+        stream = open(tarball, "rb")  # noqa: SIM115  closed below
+    except OSError as error:
+        raise UsageError(f"cannot read {os.fspath(tarball)}: {error.strerror}") from error
+    with stream:
+        yield _uncompressed(stream)
+
+
+def _uncompressed(stream: IO[bytes]) -> IO[bytes]:
+    """The stream itself or one that inflates it, by its first bytes."""
+    peekable = _Peekable(stream)
+    head = peekable.peek(6)
+    if head.startswith(_GZIP_MAGIC):
+        from isal import igzip
+
+        return cast("IO[bytes]", cast("Any", igzip.GzipFile)(fileobj=peekable, mode="rb"))
+    if head.startswith(_XZ_MAGIC):
+        return cast("IO[bytes]", _XzReader(peekable))
+    if head.startswith(_ZSTD_MAGIC):
+        import zstandard
+
+        decoder = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES_MAX)
+        return cast("IO[bytes]", decoder.stream_reader(cast("IO[bytes]", peekable), read_across_frames=True))
+    if head.startswith(_BZIP2_MAGIC):
+        import bz2
+
+        return cast("IO[bytes]", bz2.BZ2File(cast("IO[bytes]", peekable)))
+    return cast("IO[bytes]", peekable)
+
+
+class _Peekable:
+    """A stream whose first bytes can be looked at."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._head = b""
+
+    def peek(self, size: int) -> bytes:
+        while len(self._head) < size and (part := self._stream.read(size - len(self._head))):
+            self._head += part
+        return self._head
+
+    def read(self, size: int = -1) -> bytes:
+        if not self._head:
+            return self._stream.read(size)
+        if size < 0:
+            head, self._head = self._head, b""
+            return head + self._stream.read()
+        head, self._head = self._head[:size], self._head[size:]
+        return head
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return False
+
+    @property
+    def closed(self) -> bool:
+        return self._stream.closed
+
+
+class _XzReader:
+    """Inflates xz with a limit on the memory that the stream may ask for; streams may follow one another."""
+
+    def __init__(self, stream: _Peekable) -> None:
+        import lzma
+
+        self._lzma = lzma
+        self._stream = stream
+        self._decoder = self._new()
+        self._pending = b""
+
+    def _new(self) -> Any:
+        return self._lzma.LZMADecompressor(self._lzma.FORMAT_XZ, memlimit=_XZ_MEMORY_BYTES_MAX)
+
+    def read(self, size: int) -> bytes:
+        while True:
+            if self._decoder.eof:
+                self._pending = (self._decoder.unused_data or self._stream.read(_BUFFER_BYTES)).lstrip(b"\0")
+                if not self._pending:
+                    return b""
+                self._decoder = self._new()
+            elif self._decoder.needs_input and not self._pending:
+                self._pending = self._stream.read(_BUFFER_BYTES)
+                if not self._pending:
+                    raise EOFError("its xz stream ends too early")
+            data: bytes = self._decoder.decompress(self._pending, size)
+            self._pending = b""
+            if data:
+                return data
+
+
+class _StrictInfo(tarfile.TarInfo):
+    """A header that says so when it is damaged; the standard library takes that for the end of the archive."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: TarFile) -> Self:
+        try:
+            return super().fromtarfile(tarfile)
+        except _END:
+            raise
+        except _NO_END as error:
+            raise DocumentError("tarball", "it ends without its end marker, so the rest may be missing") from error
+        except HeaderError as error:
+            raise DocumentError("tarball", f"a header is damaged ({error})") from error
+
+
+@dataclass(slots=True)
+class _Pending:
+    """A change that waits for its content, or for those before it."""
+
+    change: Change
+    objects: tuple[str, ...] = ()
+    is_ready: bool = True
+
+
+class TarballReader:
+    """Turns the members of one tarball into staged changes.
+
+    Args:
+        stream: the uncompressed tarball.
+        transaction: where changes go, and where hard links find what they point to.
+        pipeline: what stores content.
+        to: the subtree's path.
+        strip_components: leading components to take off every name.
+        with_xattrs: whether extended attributes are published.
+        counts: what was seen is added here.
+        progress: counts members.
+        warn: is told what was left out.
+    """
+
+    def __init__(
+        self,
+        stream: IO[bytes],
+        transaction: Transaction,
+        pipeline: Pipeline,
+        *,
+        to: str,
+        strip_components: int = 0,
+        with_xattrs: bool = False,
+        counts: ScanCounts | None = None,
+        progress: Progress | None = None,
+        warn: Warn = lambda _: None,
+    ) -> None:
+        self._stream = stream
+        self._transaction = transaction
+        self._pipeline = pipeline
+        self._to = to
+        self._strip = strip_components
+        self._with_xattrs = with_xattrs
+        self._counts = counts if counts is not None else ScanCounts()
+        self._progress = progress or NullProgress()
+        self._warn = warn
+        self._queue: deque[_Pending] = deque()
+        self._folders: set[str] = set()
+        self._groups = 0
+
+    def run(self) -> None:
+        """Stages every member.
+
+        Raises:
+            DocumentError: the tarball is damaged.
+            UsageError: a member cannot be published.
+            StorageError: content cannot be stored.
+        """
+        self._progress.start(None, "files")
+        for info, archive in self._members():
+            self._take(info, archive)
+            self._progress.advance()
+        self._pipeline.drain()
+        self._flush(everything=True)
+
+    def _members(self) -> Iterator[tuple[tarfile.TarInfo, TarFile]]:
+        try:
+            with tarfile.open(
+                fileobj=self._stream, mode="r|", tarinfo=_StrictInfo, encoding="utf-8", errors="surrogateescape"
+            ) as archive:
+                for info in archive:
+                    yield info, archive
+                    cast("Any", archive).members.clear()  # it would keep all of them
+        except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+            raise DocumentError("tarball", str(error) or type(error).__name__) from error
+        except OSError as error:  # what the inflating streams raise, or the disk
+            raise StorageError(f"cannot read the tarball: {error}") from error
+        except Exception as error:
+            if type(error).__name__ in {"LZMAError", "ZstdError", "error", "IsalError"}:
+                raise DocumentError("tarball", f"its compressed stream is damaged ({error})") from error
+            raise
+
+    def _take(self, info: tarfile.TarInfo, archive: TarFile) -> None:
+        path = self._path_of(info.name)
+        if path is None:
+            return
+        self._counts.files += 1
+        if info.islnk():
+            self._take_hardlink(info, path)
+        elif info.isreg() or info.issparse():
+            self._take_file(info, archive, path)
+        elif info.isdir():
+            self._folders.add(path)
+            self._queue_change(Change(path, ChangeKind.PUT, replace(self._entry(info, path), size=_DIRECTORY_SIZE)))
+        elif info.issym():
+            target = info.linkname
+            entry = replace(self._entry(info, path), symlink=target, size=len(encode_name(target)))
+            self._queue_change(Change(path, ChangeKind.PUT, entry))
+        elif info.type in _TYPES:
+            device = os.makedev(info.devmajor, info.devminor) if info.ischr() or info.isblk() else 0
+            self._queue_change(Change(path, ChangeKind.PUT, replace(self._entry(info, path), device=device)))
+        else:
+            self._warn(f"{info.name} is left out: it is of a kind that cannot be published ({info.type!r})")
+
+    def _take_file(self, info: tarfile.TarInfo, archive: TarFile, path: str) -> None:
+        stream = archive.extractfile(info)
+        if stream is None:
+            raise DocumentError("tarball", f"{info.name} has no content")
+        pending = _Pending(Change(path, ChangeKind.PUT, self._entry(info, path)), is_ready=False)
+        self._queue.append(pending)
+        self._counts.files_read += 1
+        self._counts.bytes_read += info.size
+
+        def done(content: StoredContent) -> None:
+            entry = cast("Entry", pending.change.entry)
+            pending.change = replace(pending.change, entry=replace(entry, **content.entry_fields))
+            pending.objects = content.objects
+            pending.is_ready = True
+            self._counts.bytes_stored += content.stored_size
+
+        self._pipeline.store_stream(stream, info.size, done)
+        self._flush()
+
+    def _take_hardlink(self, info: tarfile.TarInfo, path: str) -> None:
+        """A hard link is its target's content under another name; in one folder the two stay linked."""
+        target = self._path_of(info.linkname)
+        self._pipeline.drain()
+        self._flush(everything=True)
+        entry = None if target is None else self._transaction.find(target)
+        if entry is None or target is None or entry.is_directory:
+            raise DocumentError("tarball", f"{info.name} is a hard link to {info.linkname}, which is not there")
+        self._queue_change(Change(path, ChangeKind.PUT, replace(entry, name=name_of(path), hardlink_group=0)))
+
+    def _queue_change(self, change: Change) -> None:
+        self._queue.append(_Pending(change))
+        self._flush()
+
+    def _flush(self, *, everything: bool = False) -> None:
+        """Stages what is ready, in the order of the tarball, once there is enough of it."""
+        if not everything and len(self._queue) < STAGED_CHANGES_MAX:
+            return
+        changes: list[Change] = []
+        objects: list[str] = []
+        while self._queue and self._queue[0].is_ready:
+            pending = self._queue.popleft()
+            changes.append(pending.change)
+            objects.extend(pending.objects)
+        self._counts.put += len(changes)
+        if changes:
+            self._transaction.stage(changes, objects)
+
+    def _path_of(self, name: str) -> str | None:
+        """Where in the repository a member goes; None for what stripping leaves nothing of.
+
+        Raises:
+            UsageError: the name leads out of the subtree.
+        """
+        components = [part for part in name.split("/") if part not in {"", "."}]
+        if ".." in components or "\0" in name:
+            raise UsageError(f"the tarball holds {name!r}, which leads out of the subtree: nothing was published")
+        kept = components[self._strip :]
+        if not kept:
+            return self._to if not components and not self._strip else None
+        return "/".join([self._to, *kept])
+
+    def _entry(self, info: tarfile.TarInfo, path: str) -> Entry:
+        seconds, nanoseconds = _mtime_of(info)
+        if not 0 <= info.uid <= _ID_MAX or not 0 <= info.gid <= _ID_MAX:
+            raise DocumentError("tarball", f"{info.name} has an impossible owner")
+        kind = stat.S_IFREG
+        if info.isdir():
+            kind = stat.S_IFDIR
+        elif info.issym():
+            kind = stat.S_IFLNK
+        return Entry(
+            name=name_of(path),
+            mode=_TYPES.get(info.type, kind) | (info.mode & 0o7777),
+            mtime=seconds,
+            mtime_ns=nanoseconds,
+            uid=info.uid,
+            gid=info.gid,
+            xattrs=self._xattrs(info) if self._with_xattrs else (),
+        )
+
+    def _xattrs(self, info: tarfile.TarInfo) -> tuple[tuple[bytes, bytes], ...]:
+        found: list[tuple[bytes, bytes]] = []
+        for key, value in info.pax_headers.items():
+            if key.startswith(_XATTR_PREFIX):
+                raw = (encode_name(key.removeprefix(_XATTR_PREFIX)), encode_name(value))
+                if max(map(len, raw)) > XATTR_BYTES_MAX or not raw[0] or len(found) >= XATTR_COUNT_MAX:
+                    self._warn(f"an extended attribute of {info.name} is left out: the format cannot hold it")
+                else:
+                    found.append(raw)
+        return tuple(sorted(found))
+
+
+def _mtime_of(info: tarfile.TarInfo) -> tuple[int, int]:
+    """Seconds and nanoseconds; from the text of the extended header, since a float loses nanoseconds."""
+    text = info.pax_headers.get("mtime")
+    try:
+        total = int((Decimal(text) if text is not None else Decimal(info.mtime)) * _NANO)
+    except (InvalidOperation, ValueError, OverflowError) as error:
+        raise DocumentError("tarball", f"{info.name} has an impossible time") from error
+    seconds, nanoseconds = divmod(total, _NANO)
+    if not -_SECONDS_MAX <= seconds <= _SECONDS_MAX:
+        raise DocumentError("tarball", f"{info.name} has an impossible time")
+    return seconds, nanoseconds
