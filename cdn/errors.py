@@ -213,6 +213,14 @@ class RepositoryMissingError(RepositoryError):
     """No repository of this name here."""
 
 
+class RevisionGoneError(RepositoryError):
+    """The root catalog of an old revision is at no source any more: its publisher removed it."""
+
+    def __init__(self, root_catalog: str) -> None:
+        super().__init__(f"no source has the root catalog {root_catalog} any more")
+        self.root_catalog = root_catalog
+
+
 class PathMissingError(RepositoryError):
     """No such path in the revision looked at (ENOENT)."""
 

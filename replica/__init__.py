@@ -1,1 +1,1 @@
-"""Replicas: full copies of repositories, verified while they are made and never shown half."""
+"""Stratum 1: full, verified copies of repositories, kept current."""

@@ -43,6 +43,16 @@ WHERE length(hash) > 0 AND flags & 128 = 0 AND mode & 61440 <> 16384"""
 _CHUNK_OBJECTS: Final = """
 UNION SELECT chunks.hash, flags >> 8 & 7, flags >> 11 & 7, 1 FROM chunks JOIN catalog USING (md5path_1, md5path_2)
 WHERE flags & 128 = 0"""
+_SIZED: Final = (
+    """
+SELECT hash, flags >> 8 & 7, flags >> 11 & 7, 0, max(size) FROM catalog
+WHERE length(hash) > 0 AND flags & 128 = 0 AND mode & 61440 <> 16384 GROUP BY 1, 2, 3""",
+    """
+UNION ALL SELECT chunks.hash, flags >> 8 & 7, flags >> 11 & 7, 1, max(chunks.size)
+FROM chunks JOIN catalog USING (md5path_1, md5path_2) WHERE flags & 128 = 0 GROUP BY 1, 2, 3""",
+)
+_LEGACY_SIZED: Final = """
+SELECT hash, 0, 0, 0, max(size) FROM catalog WHERE length(hash) > 0 AND mode & 61440 <> 16384 GROUP BY 1"""
 _LEGACY_OBJECTS: Final = "SELECT DISTINCT hash, 0, 0, 0 FROM catalog WHERE length(hash) > 0 AND mode & 61440 <> 16384"
 
 
@@ -104,7 +114,7 @@ class CatalogView:
             if row[7] != name_of(path):
                 raise DocumentError(self.document, f"the row of {path[:200]!r} is named {row[7]!r:.80}")
             return self.entry_of(row)
-        except (sqlite3.Error, ValueError, OverflowError):
+        except (sqlite3.Error, ValueError, OverflowError, MemoryError):
             with guard(self.document):  # only now: entering it for each lookup would be a tenth of its time
                 raise
 
@@ -358,14 +368,31 @@ class Catalog(CatalogView):
         query = _LEGACY_OBJECTS
         if not self.layout.is_legacy:
             query = _OBJECTS + (_CHUNK_OBJECTS if self.layout.has_chunks else "")
+        for name, compression, _ in self._objects_of(f"SELECT *, 0 FROM ({query})"):
+            yield name, compression
+
+    def sized_references(self) -> Iterator[tuple[ObjectName, Compression, int]]:
+        """As `references`, each with the size of its plain content, which limits what a source may send for it.
+
+        Raises:
+            DocumentError: as `references`, or a size is no number.
+        """
+        query = _LEGACY_SIZED
+        if not self.layout.is_legacy:
+            query = _SIZED[0] + (_SIZED[1] if self.layout.has_chunks else "")
+        yield from self._objects_of(query)
+
+    def _objects_of(self, query: str) -> Iterator[tuple[ObjectName, Compression, int]]:
         with guard(self.document):
-            for raw, algorithm, compression, is_chunk in self._connection.execute(query):
+            for raw, algorithm, compression, is_chunk, size in self._connection.execute(query):
                 if not isinstance(raw, bytes) or len(raw) != _DIGEST_BYTES:
                     raise DocumentError(self.document, f"a digest is {raw!r:.80}, not {_DIGEST_BYTES} bytes")
+                if not isinstance(size, int) or size < 0:
+                    raise DocumentError(self.document, f"the size of an object is {size!r:.80}")
                 if not any(raw):
                     continue
                 digest = Digest(Algorithm.from_number(algorithm + 1), raw)
-                yield ObjectName(digest, Kind.CHUNK if is_chunk else Kind.FILE), Compression(compression)
+                yield ObjectName(digest, Kind.CHUNK if is_chunk else Kind.FILE), Compression(compression), size
 
 
 # ---------------------------------------------------------------------------------------------- properties and counters

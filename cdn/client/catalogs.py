@@ -19,6 +19,7 @@ from cdn.catalog.reader import Catalog
 from cdn.catalog.schema import NestedReference
 from cdn.client.content import Content
 from cdn.client.objects import ObjectReader, Wanted
+from cdn.client.threads import in_thread
 from cdn.errors import DocumentError
 from cdn.hashing import Digest
 from cdn.objects import Kind, ObjectName
@@ -128,7 +129,7 @@ class CatalogPool:
 
     async def _opened(self, wanted: Wanted, document: str) -> tuple[Content, Catalog]:
         content = await self._objects.read(wanted)
-        return content, await asyncio.to_thread(Catalog.open, content.path, document=document)
+        return content, await in_thread(Catalog.open, content.path, document=document)
 
     def _close_idle(self) -> None:
         excess = len(self._open) - self._open_max

@@ -8,23 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 from weakref import WeakValueDictionary
 
 from cdn.client.cache import ObjectCache
 from cdn.client.content import Content, Spool
 from cdn.client.sources import Route, Sources
+from cdn.client.threads import in_thread
 from cdn.compression import Compression, Decompressor, decompress
 from cdn.errors import DocumentError, HashMismatchError
 from cdn.hashing import Hasher
 from cdn.objects import ObjectName
 from cdn.transport.base import Fetcher
 from cdn.transport.download import SPOOL_BYTES, body_pieces
-
-T = TypeVar("T")
-_A = TypeVar("_A")
 
 FETCHES_MAX: Final = 32
 SIZE_UNKNOWN: Final = -1
@@ -185,9 +183,9 @@ class ObjectReader:
             piece = first
             while piece:
                 size += len(piece)
-                await _in_thread(inflation.feed, piece)
+                await in_thread(inflation.feed, piece)
                 piece = await anext(pieces, b"")
-            return await _in_thread(inflation.finish, self._cache), size
+            return await in_thread(inflation.finish, self._cache), size
         finally:
             inflation.spool.discard()
 
@@ -261,18 +259,3 @@ async def _joined(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
             waiting, size = [], 0
     if waiting:
         yield b"".join(waiting)
-
-
-async def _in_thread(function: Callable[[_A], T], argument: _A) -> T:
-    """What the function returns.
-
-    When cancelled it is waited for all the same, since it writes to a file that would be closed under it.
-    """
-    running = asyncio.create_task(asyncio.to_thread(function, argument))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        await asyncio.wait([running])
-        if not running.cancelled():
-            running.exception()
-        raise
