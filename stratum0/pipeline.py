@@ -106,6 +106,11 @@ class Pipeline:
         self._waiting: deque[_Batch] = deque()
         self._remembered: list[tuple[StoredPiece, Kind]] = []
 
+    @property
+    def worker_ids(self) -> tuple[int, ...]:
+        """The process ids of the workers that were started."""
+        return tuple(worker.pid for worker in self._workers)
+
     # ----------------------------------------------------------------------------------------------------------- taking
 
     def store_file(self, path: bytes, stamp: Stamp, done: FileDone) -> None:
@@ -274,6 +279,10 @@ class _Worker:
         self.connection: Connection = Connection(ours.detach())
         self.under_way: deque[_Batch] = deque()
         self.connection.send(setup)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     def send(self, batch: _Batch) -> None:
         try:
