@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
 
 from cdn.catalog.entries import encode_name
 from cdn.errors import PathMissingError
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
     from cdn.catalog.entries import Entry
     from cdn.catalog.tree import CatalogTree
     from stratum0.staging import Staging
+
+BASE_GROUPS: Final = 1 << 30
+"""What is added to the numbers that groups of hard links have in the base."""
 
 
 class Overlay:
@@ -49,6 +53,8 @@ class Overlay:
     def listing(self, path: str) -> Iterator[Entry]:
         """The entries of a directory in byte order of their names; none if it is not there.
 
+        Groups of hard links are numbered so that those of the base do not meet those that are staged.
+
         Raises:
             CdnError: a catalog cannot be loaded.
         """
@@ -57,7 +63,9 @@ class Overlay:
                 if change.entry is not None:
                     yield change.entry
             elif entry is not None:
-                yield entry
+                yield (
+                    replace(entry, hardlink_group=entry.hardlink_group + BASE_GROUPS) if entry.hardlink_group else entry
+                )
 
     def children(self, path: str) -> Iterator[tuple[Entry | None, Change | None]]:
         """For each name in a directory what the base has, unless it was taken away, and what is staged."""

@@ -1,19 +1,53 @@
-"""The commit: from changed catalogs to the one atomic step (spec §7.2).
+"""The commit: everything new is stored under new names, then one replacement makes it the repository (spec §7.2).
 
-The interface; see docs/decisions/0005-one-atomic-step.md.
+The order is objects, catalogs bottom-up, history, certificate, reflog, manifest; docs/decisions/0005-one-atomic-step.md
+says why nothing but the last step can be seen by anybody. The names of the fault points tell how far a commit was when
+a test killed it; `stratum0.recovery` puts right what is left then.
 """
 
 from __future__ import annotations
 
+import re
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from cdn.hashing import Digest
-from stratum0.parts import Head, RepositoryParts
+from cdn.catalog.diff import diff
+from cdn.catalog.entries import Entry
+from cdn.catalog.nesting import AUTO_MARKER, CATALOG_MARKER
+from cdn.catalog.paths import parent_of, prefixes
+from cdn.catalog.schema import NestedReference
+from cdn.catalog.tree import CatalogTree
+from cdn.catalog.writer import CatalogBuilder
+from cdn.compression import compress
+from cdn.errors import ConflictError, ObjectMissingError, RepositoryError
+from cdn.hashing import Digest, digest_of
+from cdn.history import History, Tag, is_tag_name
+from cdn.manifest import PLAIN_DIGEST_KEY, Manifest
+from cdn.objects import Kind, ObjectName
+from cdn.reflog import Reflog
+from cdn.telemetry import fault_point, step
+from stratum0 import documents
+from stratum0.apply import NewTree, apply
+from stratum0.changes import name_of
+from stratum0.expiry import require_publishable
+from stratum0.levels import ApplyOptions
+from stratum0.records import TransactionState
+from stratum0.transaction import WORK_FOLDER, Revision, work_folder
 
 if TYPE_CHECKING:
-    from cdn.history import History
+    from collections.abc import Iterator
+
+    from cdn.catalog.writer import FinishedCatalog
+    from cdn.telemetry import Progress
+    from stratum0.repository import Head, Repository
+    from stratum0.transaction import Transaction
+
+AUTO_TAG: Final = re.compile(r"generic(?:_[0-9]{1,9})?-\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", re.ASCII)
+"""What automatic tags are called (spec §7.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,39 +69,287 @@ class NewRoot:
     timestamp: int
 
 
-def create_root(repository: RepositoryParts, *, revision: int = 1) -> NewRoot:
-    """Stores the root catalog of an empty repository, for `publish_root` with ``expected=None``.
+# ----------------------------------------------------------------------------------------------------------- the commit
 
-    The caller holds `Locks.publishing`.
+
+def commit(transaction: Transaction, *, tag: str | None, message: str, progress: Progress) -> Revision | None:
+    """Publishes a transaction's changes; see `Transaction.commit`."""
+    repository = transaction.repository
+    require_publishable(repository)
+    with step("stratum0.transaction.publish", repository=repository.name, id=transaction.id) as told:
+        with repository.publishing():
+            transaction.renew()
+            head = repository.head()
+            _check_tag(head, tag)
+            check_rebase(transaction, head)
+            fault_point("commit.objects.stored")
+            transaction.advance(TransactionState.COMMITTING, new_root=None, new_revision=None)
+            with _reopened_on_error(transaction):
+                revision = _publish(transaction, head, tag, message, progress)
+            number = head.revision if revision is None else revision.number
+            transaction.finish(number)
+            fault_point("commit.state.recorded")
+        told.add(revision=number)
+    return revision
+
+
+def _publish(
+    transaction: Transaction, head: Head, tag: str | None, message: str, progress: Progress
+) -> Revision | None:
+    repository = transaction.repository
+    timestamp = next_timestamp(repository, head)
+    tree = _applied(transaction, head, timestamp, progress)
+    if tree is None:
+        if tag is not None:
+            documents.republish(repository, history=head.tags.with_tag(_tag_of_head(head, tag, message)))
+        return None
+    root = _new_root(tree.root, tree.finished, head.revision + 1, timestamp)
+    fault_point("commit.catalogs.stored")
+    transaction.advance(TransactionState.COMMITTING, new_root=root.digest, new_revision=root.revision)
+    history, names = tagged(repository, head.tags, root, tag=tag, message=message)
+    progress.message("publishing")
+    publish_root(repository, root, expected=head, history=history)
+    return Revision(root.revision, root.digest, root.timestamp, names, tree.catalogs, tree.warnings)
+
+
+def _applied(transaction: Transaction, head: Head, timestamp: int, progress: Progress) -> NewTree | None:
+    repository, settings = transaction.repository, transaction.repository.settings
+    options = ApplyOptions(
+        algorithm=settings.algorithm,
+        compression=settings.compression,
+        level=settings.compression_level,
+        revision=head.revision + 1,
+        timestamp=timestamp,
+        ttl_seconds=settings.ttl_seconds,
+        entries_min=settings.catalog_entries_min,
+        entries_max=settings.catalog_entries_max,
+        is_balanced=settings.catalog_entries_max > 0,
+    )
+    return apply(
+        NestedReference("", head.root, head.root_size),
+        transaction.staging,
+        catalogs=repository.catalogs,
+        store=repository.store,
+        folder=transaction.folder / WORK_FOLDER,
+        options=options,
+        progress=progress,
+    )
+
+
+@contextmanager
+def _reopened_on_error(transaction: Transaction) -> Iterator[None]:
+    """After an error a transaction is open again, unless it happened when the manifest had been replaced already."""
+    try:
+        yield
+    except BaseException:
+        new_root = transaction.record.new_root
+        if new_root is not None and transaction.repository.head().root == new_root:
+            transaction.finish(transaction.record.new_revision)
+        else:
+            transaction.advance(TransactionState.OPEN, new_root=None, new_revision=None)
+        raise
+
+
+def next_timestamp(repository: Repository, head: Head | None) -> int:
+    """The time of the next revision in seconds since the epoch: never before the one it follows, whatever the clock.
+
+    Clients refuse manifests that are older than what they have (spec §11.4).
     """
-    raise NotImplementedError
+    now = int(repository.clock.now())
+    return now if head is None else max(now, head.manifest.timestamp)
 
 
-def rewrite_root(repository: RepositoryParts, head: Head, source: Digest | None = None) -> NewRoot:
+# -------------------------------------------------------------------------------------------------------------- rebase
+
+
+def check_rebase(transaction: Transaction, head: Head) -> None:
+    """Returns if the changes can be applied to HEAD as well as to the revision they were made for.
+
+    That is so if nothing changed within the subtree since, and the directories above it are still directories. What
+    balancing did to catalogs is no change. The cost follows what changed.
+
+    Raises:
+        ConflictError: it is not so.
+    """
+    record, repository = transaction.record, transaction.repository
+    if record.base_root == head.root:
+        return
+    try:
+        path = _obstacle(repository, record.base_root, head, record.subtree)
+    except ObjectMissingError as error:
+        raise ConflictError(
+            f"revision {record.base_revision} of {repository.name}, to which transaction {record.id} belongs, was "
+            f"removed by garbage collection: begin a new transaction"
+        ) from error
+    if path is not None:
+        raise ConflictError(
+            f"{path or '/'} was changed by somebody else between revision {record.base_revision}, when transaction "
+            f"{record.id} began, and revision {head.revision} of {repository.name}: abort it and begin a new one"
+        )
+
+
+def _obstacle(repository: Repository, base_root: Digest, head: Head, subtree: str) -> str | None:
+    """A path that keeps changes of a subtree from being applied to HEAD."""
+    with CatalogTree(repository.catalogs, base_root) as base, CatalogTree(repository.catalogs, head.root) as current:
+        for path in [*prefixes(subtree)][:0:-1]:
+            before, after = base.find(path), current.find(path)
+            was, is_now = _is_directory(before), _is_directory(after)
+            if (was and not is_now) or (before is None and after is not None and not is_now):
+                return path
+        for change in diff(repository.catalogs, base_root, head.root, below=subtree):
+            if not _is_by_balancing(change.path, base, current):
+                return change.path
+    return None
+
+
+def _is_directory(entry: Entry | None) -> bool:
+    return entry is not None and entry.is_directory
+
+
+def _is_by_balancing(path: str, base: CatalogTree, current: CatalogTree) -> bool:
+    name = name_of(path)
+    if name == AUTO_MARKER:
+        return True
+    automatic = f"{parent_of(path)}/{AUTO_MARKER}"
+    return name == CATALOG_MARKER and (base.find(automatic) is not None or current.find(automatic) is not None)
+
+
+# ---------------------------------------------------------------------------------------------------------------- tags
+
+
+def tagged(
+    repository: Repository, history: History, root: NewRoot, *, tag: str | None = None, message: str = ""
+) -> tuple[History, tuple[str, ...]]:
+    """The tags after a new revision, and the names that it got besides `trunk`."""
+    history = history.with_head(
+        root.digest, revision=root.revision, timestamp=root.timestamp, root_catalog_bytes=root.size
+    )
+    names: list[str] = []
+    settings = repository.settings
+    if settings.auto_tag:
+        history = without_old_tags(
+            history,
+            root.timestamp,
+            keep_seconds=settings.auto_tag_keep_seconds,
+            keep_count=settings.auto_tag_keep_count,
+        )
+        names.append(auto_tag_name(history, root.timestamp))
+    if tag is not None:
+        names.append(tag)
+    for name in names:
+        history = history.with_tag(Tag(name, root.digest, root.revision, root.timestamp, message, root.size))
+    return history, tuple(names)
+
+
+def auto_tag_name(history: History, timestamp: int) -> str:
+    """The name of an automatic tag for this time that is not taken."""
+    moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(timestamp))
+    name, number = f"generic-{moment}", 0
+    while name in history:
+        number += 1
+        name = f"generic_{number}-{moment}"
+    return name
+
+
+def without_old_tags(history: History, now: int, *, keep_seconds: float, keep_count: int) -> History:
+    """Without the automatic tags that are too old or too many, one more being about to come.
+
+    Args:
+        history: the tags.
+        now: seconds since the epoch.
+        keep_seconds: how old they may get; 0 is no limit.
+        keep_count: how many there may be; 0 is no limit.
+    """
+    automatic = [tag for tag in history.tags if AUTO_TAG.fullmatch(tag.name)]
+    automatic.sort(key=lambda tag: (tag.revision, tag.timestamp), reverse=True)
+    kept = automatic[: keep_count - 1] if keep_count else automatic
+    gone = set(automatic) - {tag for tag in kept if not keep_seconds or tag.timestamp >= now - keep_seconds}
+    return replace(history, tags=tuple(tag for tag in history.tags if tag not in gone)) if gone else history
+
+
+def _check_tag(head: Head, tag: str | None) -> None:
+    if tag is None:
+        return
+    if not is_tag_name(tag):
+        raise RepositoryError(f"{tag[:100]!r} is no tag name: use letters, digits and -_./:")
+    if tag in head.tags:
+        raise RepositoryError(f"{head.manifest.fqrn} has a tag {tag!r} already: remove it first or choose another name")
+
+
+def _tag_of_head(head: Head, name: str, message: str) -> Tag:
+    return Tag(name, head.root, head.revision, head.timestamp, message, head.root_size)
+
+
+# ------------------------------------------------------------------------------------------------------- root catalogs
+
+
+def create_root(repository: Repository, root: Entry, *, revision: int = 1) -> NewRoot:
+    """Stores the root catalog of an empty tree, for a first revision.
+
+    The caller holds the locks of `Repository.publishing`.
+
+    Args:
+        repository: where.
+        root: the root directory.
+        revision: number of the revision.
+    """
+    with work_folder(repository) as folder:
+        builder = CatalogBuilder.create(folder / "root", root_prefix="", root=root)
+        return _stored_root(repository, builder, revision, None, next_timestamp(repository, None))
+
+
+def rewrite_root(repository: Repository, head: Head, source: Digest | None = None) -> NewRoot:
     """Stores a root catalog once more as the successor of HEAD: its revision, predecessor and time are new.
 
-    The caller holds `Locks.publishing`.
+    The caller holds the locks of `Repository.publishing`.
 
     Args:
         repository: where.
         head: the revision to follow.
         source: the root catalog to take, HEAD's if omitted; rollback gives its target's (spec §7.3).
+
+    Raises:
+        CdnError: the source cannot be read, or the catalog not be stored.
     """
-    raise NotImplementedError
+    with work_folder(repository) as folder:
+        file = folder / "root"
+        repository.catalogs.copy(source or head.root, file)
+        builder = CatalogBuilder.modify(file)
+        return _stored_root(repository, builder, head.revision + 1, head.root, next_timestamp(repository, head))
+
+
+def _stored_root(
+    repository: Repository, builder: CatalogBuilder, revision: int, previous: Digest | None, timestamp: int
+) -> NewRoot:
+    settings = repository.settings
+    with builder:
+        finished = builder.finish(
+            revision=revision, previous=previous, last_modified=timestamp, ttl_seconds=settings.ttl_seconds
+        )
+    stored = compress(Path(finished.file).read_bytes(), level=settings.compression_level)
+    digest = digest_of(settings.algorithm, stored)
+    repository.store.put(ObjectName(digest, Kind.CATALOG).path, stored)
+    return _new_root(digest, finished, revision, timestamp)
+
+
+def _new_root(digest: Digest, finished: FinishedCatalog, revision: int, timestamp: int) -> NewRoot:
+    return NewRoot(digest, finished.size, finished.plain_digest, revision, timestamp)
+
+
+# ------------------------------------------------------------------------------------------------------------- publish
 
 
 def publish_root(
-    repository: RepositoryParts,
+    repository: Repository,
     root: NewRoot,
     *,
     expected: Head | None,
     history: History | None,
     metainfo: Digest | None = None,
-    before_manifest: Callable[[], None] | None = None,
 ) -> Head:
     """Stores history and certificate, updates the reflog, signs, and replaces the manifest: the one atomic step.
 
-    The caller holds `Locks.publishing` since before it read `expected`.
+    The caller holds the locks of `Repository.publishing` since before it read `expected`.
 
     Args:
         repository: where.
@@ -75,29 +357,78 @@ def publish_root(
         expected: the HEAD it follows; None for the first revision of all.
         history: the tags as they shall be; None for none.
         metainfo: digest of the object that describes the repository; that of `expected` if omitted.
-        before_manifest: called when all that is left is the manifest.
 
     Raises:
-        ConflictError: HEAD is not `expected` any more; nothing was published.
+        CdnError: something could not be stored or signed; what was published stays.
     """
-    raise NotImplementedError
+    store, settings = repository.store, repository.settings
+    manifest = replace(
+        expected.manifest if expected else Manifest(root.digest, root.revision),
+        root_catalog=root.digest,
+        root_catalog_bytes=root.size,
+        revision=root.revision,
+        timestamp=root.timestamp,
+        fqrn=repository.name,
+        ttl_seconds=settings.ttl_seconds,
+        garbage_collectable=settings.garbage_collectable,
+        alternative_names=False,
+        certificate=documents.store_certificate(store, repository.signer.certificate, settings.algorithm).digest,
+        history=_stored_history(repository, expected, history),
+        extensions=_extensions(expected, root),
+    )
+    if metainfo is not None:
+        manifest = replace(manifest, metainfo=metainfo)
+    fault_point("commit.history.stored")
+    reflog = documents.read_reflog(repository) or Reflog(repository.name)
+    listed = manifest.objects if expected is None else (*expected.manifest.objects, *manifest.objects)
+    digest = documents.write_reflog(repository, reflog.with_objects(listed, root.timestamp))
+    fault_point("commit.reflog.stored")
+    store.flush()
+    fault_point("commit.flush.done")
+    manifest = replace(manifest, reflog=digest)
+    fault_point("commit.manifest.before")
+    documents.publish_manifest(repository, manifest)
+    fault_point("commit.manifest.after")
+    return repository.head()
+
+
+def _stored_history(repository: Repository, expected: Head | None, history: History | None) -> Digest | None:
+    if history is None:
+        return None
+    previous = expected.manifest.history if expected else None
+    successor = history.following(previous) if previous else history
+    return documents.store_history(repository.store, successor, repository.settings.algorithm).digest
+
+
+def _extensions(expected: Head | None, root: NewRoot) -> tuple[tuple[str, str], ...]:
+    others = expected.manifest.extensions if expected else ()
+    return (*(pair for pair in others if pair[0] != PLAIN_DIGEST_KEY), (PLAIN_DIGEST_KEY, root.plain_digest.hex()))
 
 
 def republish(
-    repository: RepositoryParts,
+    repository: Repository,
     edit: Callable[[Head, NewRoot, History], History],
     *,
     source: Digest | None = None,
     metainfo: Digest | None = None,
 ) -> Head:
-    """Publishes a tree that exists already under a new revision: tags, rollback, key rotation.
+    """Publishes a tree that exists already as a new revision, as rollback does.
 
-    Takes the locks, reads HEAD, rewrites the root catalog, lets `edit` make the history, publishes.
+    Takes the locks, reads HEAD, stores the root catalog anew, lets `edit` make the history, publishes.
 
     Args:
         repository: where.
         edit: gets HEAD, the new root and the history with `trunk` already moved; returns the history to publish.
         source: root catalog of the tree; HEAD's if omitted.
         metainfo: as in `publish_root`.
+
+    Raises:
+        CdnError: something could not be stored or signed; what was published stays.
     """
-    raise NotImplementedError
+    with repository.publishing():
+        head = repository.head()
+        root = rewrite_root(repository, head, source)
+        moved = head.tags.with_head(
+            root.digest, revision=root.revision, timestamp=root.timestamp, root_catalog_bytes=root.size
+        )
+        return publish_root(repository, root, expected=head, history=edit(head, root, moved), metainfo=metainfo)

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import stat
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
@@ -138,21 +138,33 @@ class Staging:
                 self._cut(rows)
                 self._connection.executemany(_UPSERT, rows)
 
-    def discard(self, path: str) -> None:
-        """Forgets what was staged for a path and everything below it."""
-        key = key_of(path)
-        with self._mapped(), self._recording():
-            self._connection.execute("DELETE FROM changes WHERE key = ?", (key,))
-            self._connection.execute(f"DELETE FROM changes WHERE {_RANGE}", _below(key))
+    def record_removal(
+        self,
+        path: str,
+        gone: Iterable[Change],
+        moved: Iterable[Change] = (),
+        objects_of: Callable[[Change], Iterable[str]] | None = None,
+    ) -> None:
+        """Records copies, then forgets what was staged for a path and everything below it and records its removal.
 
-    def replace_tree(self, path: str, change: Change | None) -> None:
-        """Forgets what was staged for a path and everything below, and stages this instead, all at once."""
-        key = key_of(path)
+        All of that or, after an error, none of it. The copies may be read from what is staged at the path.
+
+        Args:
+            path: what goes.
+            gone: its removal; nothing if the base does not have it.
+            moved: the copies.
+            objects_of: the objects that a copy relies on.
+        """
+        key, copies = key_of(path), iter(moved)
         with self._mapped(), self._recording():
+            while batch := list(itertools.islice(copies, _BATCH)):
+                if objects_of is not None:
+                    names = ((name,) for change in batch for name in objects_of(change))
+                    self._connection.executemany("INSERT OR IGNORE INTO objects VALUES (?)", names)
+                self._connection.executemany(_UPSERT, map(_row_of, batch))
             self._connection.execute("DELETE FROM changes WHERE key = ?", (key,))
             self._connection.execute(f"DELETE FROM changes WHERE {_RANGE}", _below(key))
-            if change is not None:
-                self._connection.execute(_UPSERT, _row_of(change))
+            self._connection.executemany(_UPSERT, map(_row_of, gone))
 
     def dissolve_lone_members(self) -> None:
         """Makes groups of hard links that have only one member in their folder ordinary files."""

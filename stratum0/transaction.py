@@ -1,61 +1,75 @@
-"""Transactions: one set of changes that becomes one revision or nothing.
+"""Transactions: one set of changes that becomes one revision or nothing (docs/decisions/0004-transactions.md).
 
-The interface; see docs/decisions/0004-transactions.md.
+A transaction has a record and a lease in ``state.sqlite`` and a folder of its own, ``transactions/<id>``, with the
+staged changes. Whoever works on it holds the lock in that folder, so a transaction belongs to one process at a time and
+comes free when that process dies: a *staged* one then waits to be opened again, an *ephemeral* one is cleaned up by
+whoever opens the repository next.
 """
 
 from __future__ import annotations
 
+import getpass
 import os
+import secrets
+import shutil
+import socket
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from enum import Enum
-from typing import TYPE_CHECKING, BinaryIO, Final, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self
 
-from cdn.telemetry import NullProgress, Progress
-from stratum0.changes import Change
-from stratum0.parts import Head, RepositoryParts
+from cdn.catalog.tree import CatalogTree
+from cdn.errors import (
+    LeaseHeldError,
+    LockHeldError,
+    ObjectMissingError,
+    StorageError,
+    TransactionStateError,
+    UsageError,
+)
+from cdn.hashing import Digest
+from cdn.telemetry import NullProgress, Progress, event
+from stratum0.changes import Change, ChangeKind
+from stratum0.editing import Editing, Source, checked_path, objects_of
+from stratum0.lease import Lease, StateLeases
+from stratum0.locks import FileLock, objects_lock, writers_lock
+from stratum0.overlay import Overlay
+from stratum0.records import UNFINISHED, TransactionRecord, TransactionState, TransactionTable
+from stratum0.staging import Staging
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from cdn.catalog.entries import Entry
-    from cdn.hashing import Digest
+    from stratum0.content import StoredContent
+    from stratum0.repository import Repository
+
+__all__ = ["Revision", "Transaction", "TransactionRecord", "TransactionState", "begin", "protected_objects", "records"]
 
 LEASE_SECONDS: Final = 7200.0
-
-
-class TransactionState(Enum):
-    """Where a transaction is in its life."""
-
-    OPEN = "open"
-    COMMITTING = "committing"
-    COMMITTED = "committed"
-    ABORTED = "aborted"
-
-
-@dataclass(frozen=True, slots=True)
-class TransactionRecord:
-    """What ``state.sqlite`` says of a transaction; times are seconds since the epoch."""
-
-    id: str
-    state: TransactionState
-    subtree: str
-    is_ephemeral: bool
-    holder: str
-    lease: str
-    lease_seconds: float
-    base_root: Digest
-    base_size: int
-    base_revision: int
-    began: float
-    changed: float
-    new_root: Digest | None = None
-    new_revision: int | None = None
+TRANSACTIONS_FOLDER: Final = "transactions"
+LOCK_FILE: Final = "lock"
+CHANGES_FILE: Final = "changes.sqlite"
+WORK_FOLDER: Final = "work"
+_TAKEN_SECONDS: Final = 10.0
+"""How long a command waits for another one that works on the same transaction."""
+_RENEW_AFTER: Final = 0.1
+"""A lease is renewed when this part of it has passed, so that bulk staging does not write to the state each time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """What a commit published."""
+    """What a commit published.
+
+    Args:
+        number: its number.
+        root: digest of its root catalog.
+        timestamp: when, in seconds since the epoch.
+        tags: names it was given, `trunk` not among them.
+        catalogs_written: how many catalogs are new.
+        warnings: sentences for the publisher.
+    """
 
     number: int
     root: Digest
@@ -66,148 +80,367 @@ class Revision:
 
 
 def begin(
-    repository: RepositoryParts,
+    repository: Repository,
     subtree: str = "",
     *,
     ephemeral: bool = False,
     holder: str | None = None,
     lease_seconds: float = LEASE_SECONDS,
 ) -> Transaction:
-    """Begins a transaction on a subtree.
+    """Begins a transaction.
+
+    Args:
+        repository: where.
+        subtree: path of what it may change; ``/`` and the empty string are everything.
+        ephemeral: whether it ends with this process.
+        holder: who changes it, for messages to others; user, machine and process if omitted.
+        lease_seconds: for how long others are kept off after the last sign of life.
 
     Raises:
         LeaseHeldError: somebody else holds a lease on an overlapping subtree.
-        UsageError: `subtree` is no path.
+        UsageError: `subtree` is no path, or one that nobody may change.
     """
-    raise NotImplementedError
+    subtree = checked_path(subtree.rstrip("/"), "")
+    holder = holder or default_holder()
+    leases = StateLeases(repository.state)
+    lease = _leased(repository, leases, subtree, holder, lease_seconds)
+    with ExitStack() as undo:
+        undo.callback(leases.release, lease.token)
+        head = repository.head()
+        now = repository.clock.now()
+        record = TransactionRecord(
+            _new_id(now),
+            TransactionState.OPEN,
+            subtree,
+            ephemeral,
+            holder,
+            lease.token,
+            lease_seconds,
+            head.root,
+            head.root_size,
+            head.revision,
+            now,
+            now,
+        )
+        with repository.state.writing():
+            folder, lock = _new_folder(repository, record.id)
+            undo.callback(shutil.rmtree, folder, ignore_errors=True)
+            undo.push(lock)
+            TransactionTable(repository.state).add(record)
+        transaction = Transaction(repository, record, lease, lock)
+        repository.give_to_owner(folder, folder / LOCK_FILE, folder / CHANGES_FILE)
+        undo.pop_all()
+    event("stratum0.transaction.begin", repository=repository.name, id=record.id, subtree=subtree or "/")
+    return transaction
 
 
-def records(repository: RepositoryParts) -> list[TransactionRecord]:
+def records(repository: Repository) -> list[TransactionRecord]:
     """All transactions that are not finished, oldest first."""
-    raise NotImplementedError
+    return TransactionTable(repository.state).unfinished()
 
 
-def protected_objects(repository: RepositoryParts) -> Iterator[str]:
-    """Paths of the objects that unfinished transactions rely on; garbage collection spares them."""
-    raise NotImplementedError
+def protected_objects(repository: Repository) -> Iterator[str]:
+    """Paths of the objects that unfinished transactions rely on; garbage collection spares them.
+
+    Raises:
+        StorageError: the changes of one cannot be read.
+    """
+    for record in records(repository):
+        file = folder_of(repository, record.id) / CHANGES_FILE
+        try:
+            if file.exists():
+                with Staging(file) as staging:
+                    yield from staging.objects()
+        except StorageError:
+            if file.exists():  # else it was finished a moment ago: what it relied on is published or not needed
+                raise
 
 
-class Transaction:
-    """An open transaction; a context manager that commits when left normally and aborts on an error.
+def folder_of(repository: Repository, transaction_id: str) -> Path:
+    """The folder of a transaction."""
+    return repository.folder / TRANSACTIONS_FOLDER / transaction_id
 
-    Begin one with `begin`, come back to a staged one with `Transaction.open`. One thread at a time.
+
+@contextmanager
+def work_folder(repository: Repository) -> Iterator[Path]:
+    """A folder for files in the making, which recovery removes if this process dies."""
+    folder, lock = _new_folder(repository, f"work-{secrets.token_hex(6)}")
+    with lock:
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _new_folder(repository: Repository, name: str) -> tuple[Path, FileLock]:
+    """A folder among the transactions', and its lock; recovery, which removes those of nobody, cannot come between."""
+    with repository.state.writing():
+        folder = folder_of(repository, name)
+        folder.parent.mkdir(mode=0o700, exist_ok=True)
+        folder.mkdir(mode=0o700)
+        try:
+            return folder, FileLock(folder / LOCK_FILE, timeout_seconds=0)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def default_holder() -> str:
+    """This user on this machine in this process."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()} (process {os.getpid()})"
+
+
+class Transaction(Editing):
+    """An open transaction, and the `ChangeSink` of scans and tarballs; one thread at a time.
+
+    As a context manager it commits when left normally and aborts on an error. To let go of a staged one without ending
+    it, call `close`.
     """
 
-    repository: RepositoryParts
-    id: str
-    subtree: str
-    base: Head
+    def __init__(self, repository: Repository, record: TransactionRecord, lease: Lease, lock: FileLock) -> None:
+        self.repository: Final = repository
+        self.record = record
+        self.id: Final = record.id
+        self.subtree = record.subtree
+        self.folder: Final = folder_of(repository, record.id)
+        self._lease = lease
+        self._leases = StateLeases(repository.state)
+        self._table = TransactionTable(repository.state)
+        self._tree = CatalogTree(repository.catalogs, record.base_root, record.base_size)
+        self._held = ExitStack()
+        self._held.push(lock)
+        self.staging: Final = self._held.enter_context(
+            Staging(self.folder / CHANGES_FILE, durable=not record.is_ephemeral)
+        )
+        self._held.push(self._tree)
+        if record.is_ephemeral:  # it may be storing at any time
+            self._held.enter_context(writers_lock(repository.folder))
+        self._overlay = Overlay(self._tree, self.staging)
 
     @classmethod
-    def open(cls, repository: RepositoryParts, transaction_id: str) -> Transaction:
+    def open(cls, repository: Repository, transaction_id: str) -> Transaction:
         """Comes back to a staged transaction.
 
         Raises:
             RepositoryError: there is none of this id.
             TransactionStateError: it is finished, or another process is using it.
+            LeaseHeldError: its lease expired and somebody else has the subtree now.
         """
-        raise NotImplementedError
+        table = TransactionTable(repository.state)
+        record = table.find(transaction_id)
+        if record.state not in UNFINISHED:
+            raise TransactionStateError(f"transaction {record.id} is {record.state.value} already")
+        try:
+            lock = FileLock(folder_of(repository, record.id) / LOCK_FILE, timeout_seconds=_TAKEN_SECONDS)
+        except LockHeldError:
+            raise TransactionStateError(
+                f"transaction {record.id} is being used by another process ({record.holder} began it): try again later"
+            ) from None
+        try:
+            record = table.find(transaction_id)
+            if record.state is TransactionState.COMMITTING:  # its process died; the lock says that it is gone
+                from stratum0.recovery import settle
+
+                record = settle(repository, record)
+            if record.state is not TransactionState.OPEN or record.is_ephemeral:
+                raise TransactionStateError(f"transaction {record.id} is {record.state.value} already")
+            lease = Lease(record.lease, record.subtree, record.holder, record.began, 0.0)
+            transaction = cls(repository, record, lease, lock)
+        except BaseException:
+            lock.close()
+            raise
+        try:
+            transaction.renew()
+        except BaseException:
+            transaction.close()
+            raise
+        return transaction
 
     def close(self) -> None:
-        """Lets go of a staged transaction without ending it; an ephemeral one is aborted."""
-        raise NotImplementedError
+        """Lets go of a staged transaction, which can be opened again; an ephemeral one is aborted."""
+        if self.record.is_ephemeral and self.record.state is TransactionState.OPEN:
+            self.abort()
+        self._held.close()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        try:
+            if self.record.state is TransactionState.OPEN:
+                if error is None:
+                    self.commit()
+                else:
+                    self.abort()
+        finally:
+            self.close()
 
-    # changes: the ChangeSink of scan and tarball
+    # ---------------------------------------------------------------------------------------------------------- staging
+
+    @property
+    def base_root(self) -> Digest:
+        """Digest of the root catalog that the changes are relative to."""
+        return self.record.base_root
+
+    @property
+    def base_tree(self) -> CatalogTree:
+        """The tree that the changes are relative to."""
+        return self._tree
+
+    @property
+    def overlay(self) -> Overlay:
+        """The tree as it would be after a commit."""
+        return self._overlay
 
     def stage(self, changes: Iterable[Change], objects: Iterable[str]) -> None:
-        """See `stratum0.changes.ChangeSink`."""
-        raise NotImplementedError
-
-    def changes(self) -> Iterator[Change]:
-        """The net changes so far, parents before what is below them."""
-        raise NotImplementedError
-
-    # the merged view
-
-    def find(self, path: str) -> Entry | None:
-        """The entry at a path as the tree would be after a commit."""
-        raise NotImplementedError
-
-    def listing(self, path: str) -> Iterator[Entry]:
-        """The entries of a directory as it would be after a commit, in byte order of their names."""
-        raise NotImplementedError
-
-    # editing
-
-    def put_file(
-        self,
-        path: str,
-        source: bytes | str | os.PathLike[str] | BinaryIO,
-        *,
-        mode: int | None = None,
-        uid: int | None = None,
-        gid: int | None = None,
-        mtime_ns: int | None = None,
-        parents: bool = False,
-    ) -> Entry:
-        """Stores a regular file."""
-        raise NotImplementedError
-
-    def symlink(self, path: str, target: str, *, parents: bool = False) -> Entry:
-        """Makes a symbolic link."""
-        raise NotImplementedError
-
-    def mkdir(self, path: str, *, mode: int = 0o755, parents: bool = False) -> Entry:
-        """Makes a directory; with `parents` also those above it, and one that is there is no error."""
-        raise NotImplementedError
-
-    def remove(self, path: str, *, recursive: bool = False) -> None:
-        """Removes a path; a directory that is not empty only if `recursive`."""
-        raise NotImplementedError
-
-    def move(self, source: str, destination: str) -> None:
-        """Gives a path, and everything below it, another name."""
-        raise NotImplementedError
-
-    def chmod(self, path: str, mode: int) -> Entry:
-        """Changes the permission bits."""
-        raise NotImplementedError
-
-    def chown(self, path: str, uid: int | None = None, gid: int | None = None) -> Entry:
-        """Changes the owner."""
-        raise NotImplementedError
-
-    def utime(self, path: str, mtime_ns: int) -> Entry:
-        """Changes the modification time, in nanoseconds since the epoch."""
-        raise NotImplementedError
-
-    def set_xattrs(self, path: str, xattrs: dict[bytes, bytes]) -> Entry:
-        """Replaces the extended attributes."""
-        raise NotImplementedError
-
-    # ending
-
-    def renew(self) -> None:
-        """Renews the lease, or takes it anew if it expired and nobody else has it."""
-        raise NotImplementedError
-
-    def commit(self, *, tag: str | None = None, message: str = "", progress: Progress | None = None) -> Revision | None:
-        """Publishes the changes as one revision; None if they change nothing.
+        """Records changes; see `stratum0.changes.ChangeSink`.
 
         Raises:
-            ConflictError: the subtree changed since the transaction began.
-            LeaseHeldError: the lease expired and somebody else has the subtree.
+            ObjectMissingError: an object is not in the store (any more); nothing was recorded.
+            UsageError: a path is none that this transaction may change; nothing was recorded.
+            TransactionStateError: the transaction is not open.
         """
-        progress = progress or NullProgress()
-        raise NotImplementedError
+        self._check_open()
+        self._keep_lease()
+        with objects_lock(self.repository.folder):
+            if not self.record.is_ephemeral:
+                self.repository.store.flush()
+            self.staging.record(self._admitted(changes), self._present(objects))
+
+    def changes(self, path: str = "") -> Iterator[Change]:
+        """The net changes so far at and below a path, parents before what is below them."""
+        return self.staging.changes(path)
+
+    def _admitted(self, changes: Iterable[Change]) -> Iterator[Change]:
+        subtree = self.subtree
+        for change in changes:
+            if not change.path and (change.entry is None or not change.entry.is_directory):
+                raise UsageError("the root of a repository can be nothing but a directory")
+            checked_path(change.path, subtree)
+            yield change
+
+    def _present(self, objects: Iterable[str]) -> Iterator[str]:
+        store = self.repository.store
+        for path in objects:
+            if not store.exists(path):
+                raise ObjectMissingError(path, "the repository's storage any more: it was removed meanwhile")
+            yield path
+
+    def _store(self, source: Source) -> StoredContent:
+        content = self.repository.content
+        with writers_lock(self.repository.folder):
+            if isinstance(source, bytes):
+                return content.store_bytes(source)
+            if isinstance(source, str | os.PathLike):
+                return content.store_path(source)
+            return content.store_stream(source)
+
+    def _take_away(self, path: str, *, is_in_base: bool, moved: Iterable[Change] = ()) -> None:
+        self._check_open()
+        self._keep_lease()
+        gone = (Change(path, ChangeKind.REMOVE),) if is_in_base else ()
+        with objects_lock(self.repository.folder):
+            self.staging.record_removal(path, gone, self._admitted(moved), self._relied_on)
+
+    def _relied_on(self, change: Change) -> Iterator[str]:
+        return self._present(objects_of(change.entry)) if change.entry is not None else iter(())
+
+    def _now_ns(self) -> int:
+        return int(self.repository.clock.now() * 1_000_000_000)
+
+    def _owner(self) -> tuple[int, int]:
+        return self.repository.settings.owner_ids or (os.getuid(), os.getgid())
+
+    # -------------------------------------------------------------------------------------------------------- the lease
+
+    @property
+    def lease(self) -> Lease:
+        """The lease as it was when it was last renewed."""
+        return self._lease
+
+    def renew(self) -> None:
+        """Renews the lease, or takes it anew if it expired and is free.
+
+        Raises:
+            LeaseHeldError: it expired and somebody else has the subtree now.
+        """
+        now, seconds = self.repository.clock.now(), self.record.lease_seconds
+        renewed = self._leases.renew(self._lease, seconds, now)
+        if renewed is None:
+            renewed = self._leases.acquire(self.subtree, self.record.holder, seconds, now)
+            self.record = self._table.update(self.record, lease=renewed.token)
+        self._lease = renewed
+
+    def _keep_lease(self) -> None:
+        left = self._lease.expires - self.repository.clock.now()
+        if left < self.record.lease_seconds * (1 - _RENEW_AFTER):
+            self.renew()
+
+    # ----------------------------------------------------------------------------------------------------------- ending
+
+    def commit(self, *, tag: str | None = None, message: str = "", progress: Progress | None = None) -> Revision | None:
+        """Publishes the changes as one revision.
+
+        Args:
+            tag: a name for the revision; if nothing changed, for the one that is current.
+            message: a description that goes with it.
+            progress: told how far it is.
+
+        Returns:
+            The revision, None if the changes change nothing.
+
+        Raises:
+            ConflictError: the subtree changed since the transaction began; the transaction stays open.
+            LeaseHeldError: the lease expired and somebody else has the subtree; the transaction stays open.
+            CdnError: it could not be published; the transaction stays open.
+        """
+        from stratum0.publisher import commit
+
+        self._check_open()
+        return commit(self, tag=tag, message=message, progress=progress or NullProgress())
 
     def abort(self) -> None:
         """Ends the transaction and forgets its changes."""
-        raise NotImplementedError
+        self._check_open()
+        self._end(TransactionState.ABORTED)
+        event("stratum0.transaction.abort", repository=self.repository.name, id=self.id)
+
+    def advance(self, state: TransactionState, **fields: object) -> None:
+        """Takes the transaction to another state; for those who commit it."""
+        self.record = self._table.advance(self.record, state, self.repository.clock.now(), **fields)
+
+    def finish(self, revision: int | None) -> None:
+        """Says that the changes are published, or were nothing, and forgets them; for those who commit it."""
+        self._end(TransactionState.COMMITTED)
+        event("stratum0.transaction.commit", repository=self.repository.name, id=self.id, revision=revision)
+
+    def _end(self, state: TransactionState) -> None:
+        with self.repository.state.writing():  # both or neither, or a lease would outlive its transaction
+            self.advance(state)
+            self._leases.release(self.record.lease)
+        self._held.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _check_open(self) -> None:
+        if self.record.state is not TransactionState.OPEN:
+            raise TransactionStateError(f"transaction {self.id} is {self.record.state.value} already")
+
+
+def _leased(repository: Repository, leases: StateLeases, subtree: str, holder: str, seconds: float) -> Lease:
+    try:
+        return leases.acquire(subtree, holder, seconds, repository.clock.now())
+    except LeaseHeldError:
+        from stratum0.recovery import recover
+
+        recover(repository)  # whoever holds it may have died meanwhile
+        return leases.acquire(subtree, holder, seconds, repository.clock.now())
+
+
+def _new_id(now: float) -> str:
+    return time.strftime("%Y%m%d-%H%M%S-", time.gmtime(now)) + secrets.token_hex(3)
