@@ -80,7 +80,7 @@ def commit(transaction: Transaction, *, tag: str | None, message: str, progress:
         with repository.publishing():
             transaction.renew()
             head = repository.head()
-            _check_tag(head, tag)
+            _check_tag(repository, head, tag)
             check_rebase(transaction, head)
             fault_point("commit.objects.stored")
             transaction.advance(TransactionState.COMMITTING, new_root=None, new_revision=None)
@@ -101,12 +101,14 @@ def _publish(
     tree = _applied(transaction, head, timestamp, progress)
     if tree is None:
         if tag is not None:
-            documents.republish(repository, history=head.tags.with_tag(_tag_of_head(head, tag, message)))
+            documents.republish(
+                repository, history=tags_of(repository, head).with_tag(_tag_of_head(head, tag, message))
+            )
         return None
     root = _new_root(tree.root, tree.finished, head.revision + 1, timestamp)
     fault_point("commit.catalogs.stored")
     transaction.advance(TransactionState.COMMITTING, new_root=root.digest, new_revision=root.revision)
-    history, names = tagged(repository, head.tags, root, tag=tag, message=message)
+    history, names = tagged(repository, tags_of(repository, head), root, tag=tag, message=message)
     progress.message("publishing")
     publish_root(repository, root, expected=head, history=history)
     return Revision(root.revision, root.digest, root.timestamp, names, tree.catalogs, tree.warnings)
@@ -241,6 +243,11 @@ def tagged(
     return history, tuple(names)
 
 
+def tags_of(repository: Repository, head: Head) -> History:
+    """The tags of a revision, also where there is no tag database yet."""
+    return head.history or History(repository.name)
+
+
 def auto_tag_name(history: History, timestamp: int) -> str:
     """The name of an automatic tag for this time that is not taken."""
     moment = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(timestamp))
@@ -267,17 +274,17 @@ def without_old_tags(history: History, now: int, *, keep_seconds: float, keep_co
     return replace(history, tags=tuple(tag for tag in history.tags if tag not in gone)) if gone else history
 
 
-def _check_tag(head: Head, tag: str | None) -> None:
+def _check_tag(repository: Repository, head: Head, tag: str | None) -> None:
     if tag is None:
         return
     if not is_tag_name(tag):
         raise RepositoryError(f"{tag[:100]!r} is no tag name: use letters, digits and -_./:")
-    if tag in head.tags:
-        raise RepositoryError(f"{head.manifest.fqrn} has a tag {tag!r} already: remove it first or choose another name")
+    if tag in tags_of(repository, head):
+        raise RepositoryError(f"{repository.name} has a tag {tag!r} already: remove it first or choose another name")
 
 
 def _tag_of_head(head: Head, name: str, message: str) -> Tag:
-    return Tag(name, head.root, head.revision, head.timestamp, message, head.root_size)
+    return Tag(name, head.root, head.revision, head.manifest.timestamp, message, head.root_size)
 
 
 # ------------------------------------------------------------------------------------------------------- root catalogs
@@ -428,7 +435,7 @@ def republish(
     with repository.publishing():
         head = repository.head()
         root = rewrite_root(repository, head, source)
-        moved = head.tags.with_head(
+        moved = tags_of(repository, head).with_head(
             root.digest, revision=root.revision, timestamp=root.timestamp, root_catalog_bytes=root.size
         )
         return publish_root(repository, root, expected=head, history=edit(head, root, moved), metainfo=metainfo)

@@ -273,12 +273,11 @@ class Transaction(Editing):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if self.record.state is TransactionState.OPEN:
-                if error is None:
-                    self.commit()
-                else:
-                    self.abort()
+            if error is None and self.record.state is TransactionState.OPEN:
+                self.commit()
         finally:
+            if self.record.state is TransactionState.OPEN:  # also if it could not be committed: nobody comes back to it
+                self.abort()
             self.close()
 
     # ---------------------------------------------------------------------------------------------------------- staging
