@@ -1,1 +1,1 @@
-"""The edge: a caching proxy near its users that believes nothing it has not verified."""
+"""The edge: a caching proxy near users that verifies what it stores."""

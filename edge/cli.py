@@ -1,0 +1,119 @@
+"""The commands ``cdn edge …``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from cdn.reporting import Output, Table, size_text
+
+if TYPE_CHECKING:
+    from edge.config import EdgeConfig
+
+_CONFIG = click.option(
+    "--config",
+    "config_path",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The configuration, a TOML file.",
+)
+
+
+@click.group()
+def edge() -> None:
+    """Serve repositories from a verified cache near their users."""
+
+
+@edge.command()
+@_CONFIG
+@click.pass_obj
+def run(out: Output, config_path: Path) -> None:
+    """Answer requests until told to stop.
+
+    SIGHUP reads the configuration again, and keeps the old one if the new has a mistake; it also opens the access log
+    again. SIGTERM and SIGINT let answers under way finish, then stop.
+    """
+    from edge.config import load
+    from edge.running import run_until_stopped
+
+    config = load(config_path)
+    out.serving()
+    run_until_stopped(config_path, config, on_ready=out.note)
+
+
+@edge.command("check-config")
+@_CONFIG
+@click.pass_obj
+def check_config(out: Output, config_path: Path) -> None:
+    """Read the configuration and say what is wrong."""
+    from edge.config import load
+
+    config = load(config_path)
+    for warning in _doubts(config):
+        out.warning(warning)
+    servers = sum(len(upstream.urls) for upstream in config.upstreams)
+    out.result(
+        {
+            "config": str(config_path),
+            "listen": list(config.listen.addresses),
+            "upstreams": len(config.upstreams),
+            "servers": servers,
+            "forward": config.forward.enabled,
+            "cache": str(config.cache.directory),
+        },
+        f"{config_path} is good: {len(config.upstreams)} upstream group(s) with {servers} server(s), "
+        f"{size_text(config.cache.disk_bytes)} of disk and {size_text(config.cache.memory_bytes)} of memory",
+    )
+
+
+@edge.command()
+@click.option(
+    "--admin",
+    default="http://127.0.0.1:9154",
+    show_default=True,
+    metavar="URL",
+    help="The operator's listener.",
+)
+@click.pass_obj
+def status(out: Output, admin: str) -> None:
+    """Show how a running edge is doing."""
+    from edge.running import fetch_status
+
+    document: dict[str, Any] = fetch_status(admin)
+    out.result(document, *_status_text(document))
+
+
+def _status_text(document: dict[str, Any]) -> tuple[str | Table, ...]:
+    requests, cache, transferred = document["requests"], document["cache"], document["bytes"]
+    upstreams = [
+        (name, each["state"], each["failures"], each["reason"]) for name, each in document["upstreams"].items()
+    ]
+    state = "stopping" if document["draining"] else "serving"
+    disk = f"{size_text(cache['disk_bytes'])} of {size_text(cache['disk_bytes_max'])} on disk"
+    memory = f"{size_text(cache['memory_bytes'])} of {size_text(cache['memory_bytes_max'])} in memory"
+    under_way = f"{document['connections']} connection(s), {document['fetches']} fetch(es) under way"
+    return (
+        f"{document['name']}: {state}, {under_way}",
+        f"requests: {requests['hits']} hits, {requests['misses']} misses, {requests['collapsed']} collapsed",
+        f"bytes: {size_text(transferred['served'])} served, {size_text(transferred['fetched'])} fetched",
+        f"cache: {disk}, {memory}",
+        Table(("upstream", "state", "failures", "reason"), upstreams),
+    )
+
+
+def _doubts(config: EdgeConfig) -> list[str]:
+    """What is allowed but seldom meant."""
+    doubts = []
+    if any(address.startswith(("0.0.0.0:", "[::]:")) for address in (config.admin.listen,)):
+        doubts.append("the operator's listener is open to everybody: give admin.listen a private address")
+    lone = [upstream.name for upstream in config.upstreams if len(upstream.urls) == 1]
+    if lone:
+        doubts.append(f"when their only server fails, these groups serve only what is cached: {', '.join(lone)}")
+    if config.cache.memory_bytes > config.cache.disk_bytes:
+        doubts.append("the cache in memory is larger than the one on disk")
+    if config.log.access and not config.log.access.startswith(("/", "-")):
+        doubts.append("log.access is relative to the directory the edge is started in")
+    return doubts

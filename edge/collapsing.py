@@ -1,0 +1,179 @@
+"""One fetch for many waiting clients: flights, found by key while they last.
+
+A flight is a task of its own. Clients join it and leave it; none of them carries it, so the first one to leave takes
+nothing from the others, and what was begun for a client that gave up is there when it comes again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from cdn.errors import CdnError
+from cdn.telemetry import event
+from edge.arriving_body import ArrivingBody, NobodyWaits
+from edge.content import Content
+from edge.http_caching import StoredHead
+from edge.memory_cache import MemoryEntry
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """A response whose body is still on its way, or too large for memory.
+
+    Args:
+        head: status and fields.
+        content: what its name says.
+        body: the body.
+        is_stored: whether it is kept.
+        is_shareable: whether other clients than the one it was fetched for may have it.
+    """
+
+    head: StoredHead
+    content: Content
+    body: ArrivingBody
+    is_stored: bool
+    is_shareable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """A whole response; the fields as in `Arriving`."""
+
+    entry: MemoryEntry
+    is_stored: bool
+    is_shareable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An upstream confirmed what was stored; its head is new."""
+
+    head: StoredHead
+
+
+Outcome = Arriving | Complete | Kept
+
+
+class Flight:
+    """One fetch under way."""
+
+    def __init__(self, key: str) -> None:
+        self.key = key
+        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.outcome.add_done_callback(_take_note)
+        self.clients = 0
+        self.body: ArrivingBody | None = None
+        self.is_done = False
+
+    @property
+    def is_public(self) -> bool:
+        """Whether clients have seen something of it, so that it can no longer begin anew."""
+        return self.outcome.done()
+
+    @property
+    def joinable(self) -> bool:
+        """Whether one more client can have the whole of it."""
+        return self.body is None or self.body.joinable
+
+    def publish(self, outcome: Outcome) -> None:
+        """Gives clients what there is to give; only the first call counts."""
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+    def fail(self, error: Exception) -> None:
+        """Tells clients that it came to nothing."""
+        if self.body is not None:
+            self.body.fail(error)
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
+
+    def let_go(self) -> None:
+        """Closes the unfinished file when neither the fetch nor a client needs it."""
+        if self.is_done and self.clients == 0 and self.body is not None and self.body.spool is not None:
+            self.body.spool.close()
+
+
+def _take_note(outcome: asyncio.Future[Outcome]) -> None:
+    """Looks at a failure, so that one nobody waited for is not reported as forgotten."""
+    if not outcome.cancelled():
+        outcome.exception()
+
+
+Run = Callable[[Flight], Awaitable[None]]
+
+
+class Flights:
+    """All fetches under way."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, Flight] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def find(self, key: str) -> Flight | None:
+        """The flight for a key that can be joined."""
+        flight = self._by_key.get(key)
+        return flight if flight is not None and flight.joinable else None
+
+    def start(self, key: str, run: Run, *, is_shared: bool = True) -> Flight:
+        """Begins a fetch.
+
+        Args:
+            key: what for.
+            run: does it.
+            is_shared: whether others may join.
+        """
+        flight = Flight(key)
+        if is_shared:
+            self._by_key[key] = flight
+        task = asyncio.create_task(self._run(flight, run))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return flight
+
+    @contextmanager
+    def joined(self, flight: Flight) -> Iterator[Flight]:
+        """Keeps what a client reads from while it reads."""
+        flight.clients += 1
+        try:
+            yield flight
+        finally:
+            flight.clients -= 1
+            if flight.body is not None:
+                flight.body.make_room()
+            flight.let_go()
+
+    async def stop(self) -> None:
+        """Ends all fetches."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, flight: Flight, run: Run) -> None:
+        try:
+            await run(flight)
+        except NobodyWaits as error:
+            flight.fail(error)
+        except CdnError as error:
+            flight.fail(error)
+        except asyncio.CancelledError:
+            flight.fail(FlightStopped())
+            raise
+        except Exception as error:  # noqa: BLE001 -- the task's outermost edge: clients get an answer in any case
+            event("edge.fetch.crashed", level="error", key=flight.key, error=f"{type(error).__name__}: {error}")
+            flight.fail(error)
+        finally:
+            flight.is_done = True
+            if self._by_key.get(flight.key) is flight:
+                del self._by_key[flight.key]
+            flight.let_go()
+
+
+class FlightStopped(Exception):  # noqa: N818 -- no failure: the edge is stopping
+    """The edge stopped before the fetch was done."""

@@ -1,0 +1,465 @@
+"""One fetch from upstreams: try them in order, verify what comes, give it to whoever waits, keep what may be kept.
+
+What clients notice of a failing upstream is decided by whether they have seen anything yet. Small bodies are held until
+they are complete and verified, so that a fetch can begin anew elsewhere without a trace. Large ones are shown while
+they arrive; if the upstream breaks off then, another one continues an object at the same byte, since its digest proves
+that both sent the same; anything else ends with the connections closed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from cdn.clock import Clock
+from cdn.errors import (
+    AllSourcesFailedError,
+    CdnError,
+    DocumentError,
+    HashMismatchError,
+    MalformedAnswerError,
+    RollbackError,
+    ShortTransferError,
+    SlowPeerError,
+    StatusError,
+    StorageError,
+    TransportError,
+)
+from cdn.hashing import Hasher
+from cdn.telemetry import event
+from cdn.transport.base import Fetcher, Request, Response
+from cdn.transport.download import NO_CACHE
+from edge.answering import kept_fields
+from edge.arriving_body import ArrivingBody
+from edge.collapsing import Arriving, Complete, Flight, Kept
+from edge.content import ContentKind, Lifetimes
+from edge.disk_cache import DiskCache
+from edge.headers import Headers
+from edge.http_caching import (
+    Lifetime,
+    StoredHead,
+    conditional_fields,
+    is_storable,
+    refreshed,
+    selecting_fields,
+)
+from edge.memory_cache import MemoryCache, MemoryEntry
+from edge.revisions import MANIFEST_BYTES_MAX, Order, RevisionWatch, read_manifest
+from edge.routing import Destination, Source
+from edge.statistics import Statistics
+from edge.upstreams import UpstreamHealth
+
+HOLD_BYTES: Final = 1 << 20
+"""Bodies up to this size are shown when they are complete."""
+HOLD_SECONDS: Final = 1.0
+"""But clients wait no longer than this for the first byte of one that has begun."""
+ERROR_BODY_BYTES_MAX: Final = 64 << 10
+_BELIEVED_BY_ALL: Final = frozenset({404, 410})
+_NEXT_MAY_KNOW_BETTER: Final = frozenset({206, 304, 404, 408, 410, 429})
+_CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchOrder:
+    """What to fetch, and for what.
+
+    Args:
+        destination: key, content and sources.
+        request: the client's fields that are passed on.
+        stored: what is stored, if it is to be validated rather than replaced.
+        is_shared: whether the answer may be kept and given to others.
+        wants_fresh_copy: whether caches on the way are told to look again.
+    """
+
+    destination: Destination
+    request: Headers = field(default_factory=Headers)
+    stored: StoredHead | None = None
+    is_shared: bool = True
+    wants_fresh_copy: bool = False
+
+
+class UpstreamsFailedError(AllSourcesFailedError):
+    """No upstream gave what was asked for.
+
+    Args:
+        url: what was asked for.
+        causes: what each said.
+        answer: the best answer there was, such as a 404 of one while others could not be asked.
+    """
+
+    def __init__(self, url: str, causes: tuple[Exception, ...], answer: Complete | None) -> None:
+        super().__init__(url, causes)
+        self.answer = answer
+
+    @property
+    def is_timeout(self) -> bool:
+        """Whether every upstream was too slow, rather than broken."""
+        return bool(self.causes) and all(isinstance(cause, SlowPeerError) for cause in self.causes)
+
+
+@dataclass(slots=True)
+class Supplies:
+    """What fetches work with; `health` and `lifetimes` are replaced by a reload."""
+
+    fetcher: Fetcher
+    health: UpstreamHealth
+    memory: MemoryCache
+    disk: DiskCache
+    clock: Clock
+    statistics: Statistics
+    lifetimes: Lifetimes
+    revisions: RevisionWatch
+    edge_name: str
+    object_bytes_max: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    source: Source
+    wants_fresh_copy: bool
+    is_repeated: bool = False
+
+
+class Fetch:
+    """One fetch, for one flight.
+
+    Args:
+        supplies: what it works with.
+        order: what to fetch.
+        flight: whoever waits for it.
+    """
+
+    def __init__(self, supplies: Supplies, order: FetchOrder, flight: Flight) -> None:
+        self._with = supplies
+        self._order = order
+        self._flight = flight
+        self._content = order.destination.content
+        self._causes: list[Exception] = []
+        self._second_best: Complete | None = None
+        self._negatives = 0
+        self._head: StoredHead | None = None
+        self._is_stored = self._is_shareable = False
+        self._publish_at = 0.0
+        self._new_hash()
+
+    async def run(self) -> None:
+        """Fetches.
+
+        Raises:
+            UpstreamsFailedError: no upstream gave it.
+            CdnError: it broke off after clients had seen some of it.
+        """
+        sources = self._with.health.ordered(self._order.destination.sources, self._with.clock.monotonic())
+        attempts = deque(_Attempt(source, self._order.wants_fresh_copy) for source in sources)
+        while attempts:
+            attempt = attempts.popleft()
+            try:
+                if await self._try(attempt):
+                    return
+            except (TransportError, HashMismatchError, RollbackError, DocumentError) as error:
+                self._note(attempt, error)
+                if self._flight.is_public and not self._can_continue(error):
+                    raise
+                if not attempt.is_repeated and self._is_worth_repeating(error):
+                    # A cache on the way may hold a damaged copy: the same upstream, past all caches.
+                    is_damage = isinstance(error, HashMismatchError)
+                    attempts.appendleft(
+                        _Attempt(attempt.source, is_damage or attempt.wants_fresh_copy, is_repeated=True)
+                    )
+        self._give_up()
+
+    async def _try(self, attempt: _Attempt) -> bool:
+        """One request to one upstream; whether its answer is the answer."""
+        asked_at = self._with.clock.now()
+        request = Request(attempt.source.url, headers=self._request_fields(attempt))
+        self._with.statistics.fetches[attempt.source.server] += 1
+        async with self._with.fetcher.send(request) as response:
+            head = self._head_of(response, asked_at)
+            if 200 <= head.status < 300 and (head.status != 206 or self._arrived):
+                await self._take(attempt, response, head)
+            elif head.status == 304 and self._order.stored is not None:
+                await self._keep(self._order.stored, head)
+            else:
+                return await self._is_final(attempt, response, head)
+        self._with.health.note_success(attempt.source.server)
+        return True
+
+    def _request_fields(self, attempt: _Attempt) -> Mapping[str, str]:
+        fields = {name: value for name, value in self._order.request if value.isascii()}
+        fields["Via"] = f"1.1 {self._with.edge_name}"
+        if attempt.wants_fresh_copy:
+            fields.update(NO_CACHE)
+        elif self._order.stored is not None:
+            fields.update(conditional_fields(self._order.stored))
+        if self._arrived:
+            fields["Range"] = f"bytes={self._arrived}-"
+        return fields
+
+    def _head_of(self, response: Response, asked_at: float) -> StoredHead:
+        headers = kept_fields(self._content, Headers.of(response.headers.items()))
+        selecting = () if self._content.digest is not None else selecting_fields(self._order.request, headers)
+        return StoredHead(response.status, headers, asked_at, self._with.clock.now(), selecting)
+
+    @property
+    def _arrived(self) -> int:
+        return self._flight.body.arrived if self._flight.body is not None else 0
+
+    # ------------------------------------------------------------------------------------------------ a whole body
+
+    async def _take(self, attempt: _Attempt, response: Response, head: StoredHead) -> None:
+        """Takes a body to its end."""
+        skipped = self._place_of(attempt, response, head)
+        body = self._flight.body or self._begin(response, head)
+        async for piece in response.chunks():
+            self._with.statistics.bytes_fetched += len(piece)
+            new = piece[skipped:]
+            skipped -= len(piece) - len(new)
+            await self._append(attempt, body, new)
+        if body.size is not None and body.arrived != body.size:
+            raise ShortTransferError(attempt.source.url, f"{body.arrived} bytes came instead of {body.size}")
+        await self._finish(attempt, body)
+
+    def _begin(self, response: Response, head: StoredHead) -> ArrivingBody:
+        flight = self._flight
+        body = ArrivingBody(response.size, is_verified=self._content.digest is not None, clients=lambda: flight.clients)
+        self._head, flight.body = head, body
+        self._is_shareable = self._may_share(head)
+        self._is_stored = self._is_shareable and (response.size or 0) <= self._with.object_bytes_max
+        loop = asyncio.get_running_loop()
+        self._publish_at = loop.time() + HOLD_SECONDS
+        loop.call_later(HOLD_SECONDS, self._show_if_late, body)
+        return body
+
+    def _place_of(self, attempt: _Attempt, response: Response, head: StoredHead) -> int:
+        """How many bytes of this answer are known already from one that broke off.
+
+        Raises:
+            MalformedAnswerError: it does not go on where that one ended.
+        """
+        body, url = self._flight.body, attempt.source.url
+        if body is None:
+            return 0
+        if head.status != 206:
+            if None not in {response.size, body.size} and response.size != body.size:
+                raise MalformedAnswerError(url, "it has another size than what another upstream began to send")
+            return body.arrived
+        found = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
+        if found is None or int(found[1]) != body.arrived or found[2] not in {"*", str(body.size)}:
+            raise MalformedAnswerError(url, "the part it sent is not the one asked for")
+        return 0
+
+    async def _append(self, attempt: _Attempt, body: ArrivingBody, piece: bytes) -> None:
+        if body.size is not None and body.arrived + len(piece) > body.size:
+            raise MalformedAnswerError(attempt.source.url, f"more than its {body.size} bytes came")
+        if self._content.kind is ContentKind.MANIFEST and body.arrived + len(piece) > MANIFEST_BYTES_MAX:
+            raise MalformedAnswerError(attempt.source.url, f"a manifest has at most {MANIFEST_BYTES_MAX} bytes")
+        self._hash(piece)
+        if body.spool is None and self._is_stored and max(body.size or 0, body.arrived + len(piece)) > HOLD_BYTES:
+            await self._begin_spool(body)
+        if body.arrived + len(piece) > self._with.object_bytes_max and self._is_stored:
+            self._is_stored = False
+            body.storage_error = StorageError(f"{attempt.source.url} is larger than what is stored")
+        await body.append(piece)
+        if max(body.size or 0, body.arrived) > HOLD_BYTES:
+            self._show(body)
+        else:
+            self._show_if_late(body)
+
+    async def _begin_spool(self, body: ArrivingBody) -> None:
+        try:
+            body.spool = await asyncio.to_thread(self._with.disk.spool)
+        except StorageError as error:
+            self._note_storage(error)
+            self._is_stored = False
+
+    def _show_if_late(self, body: ArrivingBody) -> None:
+        if body.arrived and body is self._flight.body and asyncio.get_running_loop().time() >= self._publish_at:
+            self._show(body)
+
+    def _show(self, body: ArrivingBody) -> None:
+        """Lets clients see a body that is still arriving; manifests are judged whole."""
+        if self._head is not None and self._content.kind is not ContentKind.MANIFEST:
+            self._flight.publish(Arriving(self._head, self._content, body, self._is_stored, self._is_shareable))
+
+    async def _finish(self, attempt: _Attempt, body: ArrivingBody) -> None:
+        assert self._head is not None
+        self._check_digest(attempt)
+        if self._content.kind is ContentKind.MANIFEST:
+            self._check_manifest(body.joined())
+        body.finish()
+        if not self._flight.is_public and body.is_whole_in_memory:
+            entry = self._entry(self._head, body.joined())
+            self._remember(entry)
+            self._flight.publish(Complete(entry, self._is_stored, self._is_shareable))
+        self._show(body)
+        if self._is_stored and self._head.status == 200:
+            await self._store(body, self._head)
+
+    def _check_digest(self, attempt: _Attempt) -> None:
+        if self._hasher is not None:
+            digest = self._hasher.digest()
+            if digest != self._content.digest:
+                raise HashMismatchError(attempt.source.url, digest.text)
+
+    def _check_manifest(self, data: bytes) -> None:
+        """Time only goes forward.
+
+        Raises:
+            DocumentError: this is no manifest of this repository.
+            RollbackError: it is older than one that was given out.
+        """
+        key, revisions = self._order.destination.key, self._with.revisions
+        manifest = read_manifest(data, self._content.repository, self._with.clock.now())
+        if revisions.compare(key, manifest) is Order.OLDER:
+            raise RollbackError(f"revision {manifest.revision} is older than {revisions.newest(key)}, which was seen")
+        if revisions.note(key, manifest):
+            self._with.memory.forget_negatives(self._content.repository)
+
+    # ------------------------------------------------------------------------------------------------ other answers
+
+    async def _keep(self, stored: StoredHead, confirmation: StoredHead) -> None:
+        """The stored response is still current (RFC 9111 §4.3.4)."""
+        head = refreshed(stored, confirmation.headers, confirmation.asked_at, confirmation.answered_at)
+        key, pinned = self._order.destination.key, self._content.is_pinned
+        entry = self._with.memory.get(key)
+        if entry is not None:
+            self._with.memory.put(self._entry(head, entry.body))
+        try:
+            await asyncio.to_thread(self._with.disk.refresh, key, head, pinned=pinned)
+        except StorageError as error:
+            self._note_storage(error)
+        self._flight.publish(Kept(head))
+
+    async def _is_final(self, attempt: _Attempt, response: Response, head: StoredHead) -> bool:
+        """Takes an answer without what was asked for; whether asking further upstreams is pointless."""
+        server, status = attempt.source.server, head.status
+        if status >= 500 or status in {206, 304}:
+            self._note(attempt, StatusError(attempt.source.url, status))
+        else:
+            self._with.health.note_success(server)
+        if self._flight.is_public:
+            return False
+        entry = self._entry(head, await _small_body(response))
+        is_final = status < 500 and status not in _NEXT_MAY_KNOW_BETTER
+        is_shareable = self._may_share(head)
+        answer = Complete(entry, is_stored=is_final and is_shareable, is_shareable=is_shareable)
+        if is_final:
+            if is_shareable:
+                self._with.memory.put(entry)
+            self._flight.publish(answer)
+        elif status in _BELIEVED_BY_ALL:
+            self._negatives += 1
+            self._second_best = answer
+        elif self._second_best is None and status not in {206, 304}:
+            self._second_best = answer
+        return is_final
+
+    def _give_up(self) -> None:
+        """No upstream had it. That there is no such thing is believed if all of them said so.
+
+        Raises:
+            UpstreamsFailedError: they did not.
+        """
+        best = self._second_best
+        if best is None or self._negatives < len(self._order.destination.sources):
+            raise UpstreamsFailedError(self._order.destination.sources[0].url, tuple(self._causes), best)
+        if best.is_shareable:
+            self._with.memory.put_negative(best.entry)
+        self._flight.publish(replace(best, is_stored=best.is_shareable))
+
+    def _note(self, attempt: _Attempt, error: CdnError) -> None:
+        """Remembers what went wrong, and forgets a body that nobody has seen and nobody can continue."""
+        statistics, server = self._with.statistics, attempt.source.server
+        statistics.fetch_failures[server] += 1
+        if isinstance(error, HashMismatchError):
+            statistics.hash_failures += 1
+        if isinstance(error, RollbackError):
+            statistics.older_manifests += 1
+        else:
+            self._with.health.note_failure(server, str(error), self._with.clock.monotonic())
+        event("edge.upstream.failed", level="warning", url=attempt.source.url, reason=str(error))
+        self._causes.append(error)
+        if not self._flight.is_public and not self._can_continue(error):
+            self._discard_body()
+
+    def _can_continue(self, error: CdnError) -> bool:
+        """Whether another upstream may go on where this one stopped: only for bodies that prove themselves."""
+        return self._content.digest is not None and isinstance(error, TransportError)
+
+    def _is_worth_repeating(self, error: CdnError) -> bool:
+        return isinstance(error, HashMismatchError) or (isinstance(error, ShortTransferError) and self._arrived > 0)
+
+    def _discard_body(self) -> None:
+        body, self._flight.body = self._flight.body, None
+        if body is not None and body.spool is not None:
+            body.spool.close()
+        self._new_hash()
+
+    # ------------------------------------------------------------------------------------------------ keeping
+
+    def _new_hash(self) -> None:
+        digest = self._content.digest
+        self._hasher = Hasher(digest.algorithm) if digest is not None else None
+        self._checksum = hashlib.sha256()
+
+    def _hash(self, piece: bytes) -> None:
+        if self._hasher is not None:
+            self._hasher.update(piece)
+        elif self._is_stored:
+            self._checksum.update(piece)
+
+    def _lifetime(self, status: int) -> Lifetime:
+        return self._with.lifetimes.of(self._content.kind, status)
+
+    def _may_share(self, head: StoredHead) -> bool:
+        return (
+            self._order.is_shared
+            and "Set-Cookie" not in head.headers
+            and is_storable("GET", self._order.request, head.status, head.headers, self._lifetime(head.status))
+        )
+
+    def _entry(self, head: StoredHead, body: bytes) -> MemoryEntry:
+        key, lifetime = self._order.destination.key, self._lifetime(head.status)
+        return MemoryEntry(key, head, body, self._content, lifetime, self._with.clock.now())
+
+    def _remember(self, entry: MemoryEntry) -> None:
+        self._with.memory.forget_negative(entry.key)
+        if self._is_stored:
+            self._with.memory.put(entry)
+
+    async def _store(self, body: ArrivingBody, head: StoredHead) -> None:
+        """Puts a complete body on disk. Failing to is no failure of the fetch."""
+        key, pinned = self._order.destination.key, self._content.is_pinned
+        checksum = "" if self._hasher is not None else self._checksum.hexdigest()
+        disk = self._with.disk
+        try:
+            if body.spool is None:
+                await asyncio.to_thread(disk.store, key, head, body.joined(), checksum, pinned=pinned)
+                return
+            await body.flush()
+            if body.storage_error is not None:
+                raise body.storage_error
+            await asyncio.to_thread(disk.commit, body.spool, key, head, checksum, pinned=pinned)
+        except StorageError as error:
+            self._note_storage(error)
+
+    def _note_storage(self, error: StorageError) -> None:
+        self._with.statistics.storage_failures += 1
+        event("edge.cache.not_stored", level="warning", key=self._order.destination.key, reason=str(error))
+
+
+async def _small_body(response: Response) -> bytes:
+    """The body of an error page, as far as it is worth reading."""
+    pieces: list[bytes] = []
+    left = ERROR_BODY_BYTES_MAX
+    async for piece in response.chunks():
+        pieces.append(piece)
+        left -= len(piece)
+        if left < 0:
+            return b""
+    return b"".join(pieces)

@@ -1,0 +1,329 @@
+"""The rules of HTTP caching, one short function each (RFC 9111, RFC 5861).
+
+Nothing here knows a clock, a socket or a store: a stored response is a value, `now` is an argument, and what comes back
+is a decision. What this edge adds for repositories (an object never changes, a missing name is believed for seconds
+only) reaches these rules as a `Lifetime`, made by `edge.content`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from edge.headers import Headers, http_date, parse_http_date, quoted_list, tokens
+
+SECONDS_MAX: Final = 2**31
+"""What a larger number of seconds is read as (RFC 9111 §1.2.2)."""
+HEURISTIC_FRACTION: Final = 0.1
+HEURISTIC_SECONDS_MAX: Final = 86400.0
+HEURISTIC_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
+"""Statuses whose answers may be stored without being told so (RFC 9110 §15.1), 206 excepted: parts are not stored."""
+UNDERSTOOD_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 302, 307, 308, 404, 405, 410, 414, 500, 501, 502, 503})
+"""Statuses whose meaning this cache knows, as `must-understand` asks (RFC 9111 §5.2.2.3)."""
+_NOT_UPDATED: Final = ("Content-Encoding", "Content-Length", "Content-Range", "Content-Type", "ETag")
+"""What a 304 does not change in a stored response: it describes the bytes that are kept (RFC 9111 §3.2)."""
+
+Directives = Mapping[str, str | None]
+
+
+@dataclass(frozen=True, slots=True)
+class Lifetime:
+    """How long answers of one kind live where the general rules leave room.
+
+    Args:
+        default_seconds: if the answer says nothing itself; None for the heuristic.
+        seconds_max: never longer than this.
+        is_immutable: it cannot become stale, because its name proves its content.
+        stale_if_error_seconds: how long after it became stale it may stand in for a failed upstream.
+    """
+
+    default_seconds: float | None = None
+    seconds_max: float = float(SECONDS_MAX)
+    is_immutable: bool = False
+    stale_if_error_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredHead:
+    """A stored response without its body.
+
+    Args:
+        status: the status code.
+        headers: end-to-end fields as they came.
+        asked_at: when the request was sent, seconds since the epoch.
+        answered_at: when its answer came.
+        selecting: the fields of that request that `Vary` names, with their values.
+    """
+
+    status: int
+    headers: Headers
+    asked_at: float
+    answered_at: float
+    selecting: tuple[tuple[str, str | None], ...] = ()
+
+
+class Decision(Enum):
+    """What to do with a request, given what is stored."""
+
+    SERVE = "serve"
+    VALIDATE = "validate"
+    FETCH = "fetch"
+    FAIL = "fail"
+    """Nothing usable is stored, and the client wants nothing else (`only-if-cached`)."""
+
+
+def decide(
+    request: Headers, stored: StoredHead | None, lifetime: Lifetime, now: float, *, reload_immutable: bool = True
+) -> Decision:
+    """Chooses between serving, validating and fetching (RFC 9111 §4).
+
+    Args:
+        request: the fields of the request.
+        stored: what is stored under its key.
+        lifetime: of this kind of content.
+        now: seconds since the epoch.
+        reload_immutable: whether `no-cache` makes even immutable content be fetched anew; so damage is repaired.
+    """
+    if stored is None or not selects(stored, request):
+        return Decision.FAIL if wants_only_cached(request) else Decision.FETCH
+    if serves_without_validation(request, stored, lifetime, now):
+        return Decision.SERVE
+    if wants_only_cached(request):
+        return Decision.FAIL
+    if lifetime.is_immutable and reload_immutable:
+        return Decision.FETCH
+    return Decision.VALIDATE
+
+
+def serves_without_validation(request: Headers, stored: StoredHead, lifetime: Lifetime, now: float) -> bool:
+    """Whether a stored response may be used as it is (RFC 9111 §4)."""
+    if wants_validation(request) or must_always_validate(stored):
+        return False
+    return is_fresh_enough(request, stored, lifetime, now) or allows_staleness(request, stored, lifetime, now)
+
+
+# ------------------------------------------------------------------------------------------------------ Cache-Control
+
+
+def cache_control(headers: Headers) -> Directives:
+    """The directives of `Cache-Control`; of a repeated one the most restrictive counts (RFC 9111 §4.2.1, §5.2)."""
+    found: dict[str, str | None] = {}
+    for member in quoted_list(headers.joined("Cache-Control") or ""):
+        name, equals, value = member.partition("=")
+        name, argument = name.strip().lower(), _unquoted(value.strip()) if equals else None
+        if name and (name not in found or _is_smaller(argument, found[name])):
+            found[name] = argument
+    return found
+
+
+def delta_seconds(text: str | None) -> float | None:
+    """A number of seconds, or None for anything else (RFC 9111 §1.2.2)."""
+    if text is None or not (text.isascii() and text.isdigit()):
+        return None
+    return float(min(int(text[:12]), SECONDS_MAX))
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1].replace("\\", "") if len(text) > 1 and text[0] == text[-1] == '"' else text
+
+
+def _is_smaller(new: str | None, known: str | None) -> bool:
+    number, known_number = delta_seconds(new), delta_seconds(known)
+    return number is None if known_number is not None and new is not None else (number or 0) < (known_number or 0)
+
+
+def wants_validation(request: Headers) -> bool:
+    """Whether the client wants no answer that the origin has not confirmed (RFC 9111 §5.2.1.4, §5.4)."""
+    if "Cache-Control" in request:
+        return "no-cache" in cache_control(request)
+    return "no-cache" in tokens(request.joined("Pragma") or "")
+
+
+def wants_only_cached(request: Headers) -> bool:
+    """Whether the client wants a stored answer or none (RFC 9111 §5.2.1.7)."""
+    return "only-if-cached" in cache_control(request)
+
+
+def must_always_validate(stored: StoredHead) -> bool:
+    """Whether every use needs the origin's word (RFC 9111 §5.2.2.4); a qualified `no-cache` is taken as unqualified."""
+    return "no-cache" in cache_control(stored.headers)
+
+
+def forbids_staleness(stored: StoredHead) -> bool:
+    """Whether it must not be used stale, whatever happens (RFC 9111 §5.2.2.2, §5.2.2.8, §5.2.2.10)."""
+    directives = cache_control(stored.headers)
+    return not directives.keys().isdisjoint({"must-revalidate", "proxy-revalidate", "s-maxage", "no-cache"})
+
+
+# -------------------------------------------------------------------------------------------------- age and freshness
+
+
+def current_age(stored: StoredHead, now: float) -> float:
+    """Seconds since the origin made or confirmed it (RFC 9111 §4.2.3)."""
+    date = parse_http_date(stored.headers.get("Date"))
+    apparent = max(0.0, stored.answered_at - date) if date is not None else 0.0
+    corrected = age_value(stored.headers) + max(0.0, stored.answered_at - stored.asked_at)
+    return max(apparent, corrected) + max(0.0, now - stored.answered_at)
+
+
+def age_value(headers: Headers) -> float:
+    """The field `Age`; the first of a list counts, and what is no number is ignored (RFC 9111 §5.1)."""
+    first = (headers.get("Age") or "").split(",")[0].strip()
+    return delta_seconds(first) or 0.0
+
+
+def explicit_lifetime(headers: Headers) -> float | None:
+    """The lifetime that the answer itself gives to shared caches (RFC 9111 §4.2.1); 0 if what it gives is damaged."""
+    directives = cache_control(headers)
+    for name in ("s-maxage", "max-age"):
+        if name in directives:
+            return delta_seconds(directives[name]) or 0.0
+    if "Expires" not in headers:
+        return None
+    expires = parse_http_date(headers.get("Expires"))
+    date = parse_http_date(headers.get("Date"))
+    return max(0.0, expires - date) if expires is not None and date is not None else 0.0
+
+
+def heuristic_lifetime(status: int, headers: Headers) -> float:
+    """A tenth of the time it had not changed when it was sent, at most a day (RFC 9111 §4.2.2)."""
+    modified = parse_http_date(headers.get("Last-Modified"))
+    date = parse_http_date(headers.get("Date"))
+    if status not in HEURISTIC_STATUSES or modified is None or date is None:
+        return 0.0
+    return min(max(0.0, date - modified) * HEURISTIC_FRACTION, HEURISTIC_SECONDS_MAX)
+
+
+def freshness_lifetime(status: int, headers: Headers, lifetime: Lifetime) -> float:
+    """For how long after it was made it is fresh (RFC 9111 §4.2.1)."""
+    seconds = explicit_lifetime(headers)
+    if seconds is None:
+        seconds = lifetime.default_seconds
+    if seconds is None:
+        seconds = heuristic_lifetime(status, headers)
+    return min(seconds, lifetime.seconds_max)
+
+
+def seconds_left(stored: StoredHead, lifetime: Lifetime, now: float) -> float:
+    """How long it stays fresh; negative since it is stale."""
+    return freshness_lifetime(stored.status, stored.headers, lifetime) - current_age(stored, now)
+
+
+def is_fresh(stored: StoredHead, lifetime: Lifetime, now: float) -> bool:
+    """Whether it is fresh (RFC 9111 §4.2)."""
+    return lifetime.is_immutable or seconds_left(stored, lifetime, now) > 0
+
+
+def is_fresh_enough(request: Headers, stored: StoredHead, lifetime: Lifetime, now: float) -> bool:
+    """Whether it is as fresh as the client wants it: `max-age` and `min-fresh` (RFC 9111 §5.2.1.1, §5.2.1.3)."""
+    if lifetime.is_immutable:
+        return True
+    directives = cache_control(request)
+    age_max = delta_seconds(directives.get("max-age"))
+    if age_max is not None and current_age(stored, now) >= age_max:
+        return False
+    return seconds_left(stored, lifetime, now) > (delta_seconds(directives.get("min-fresh")) or 0.0)
+
+
+def allows_staleness(request: Headers, stored: StoredHead, lifetime: Lifetime, now: float) -> bool:
+    """Whether the client takes it although it is stale: `max-stale` (RFC 9111 §5.2.1.2)."""
+    directives = cache_control(request)
+    if "max-stale" not in directives or forbids_staleness(stored):
+        return False
+    if (delta_seconds(directives.get("max-age")) or SECONDS_MAX) <= current_age(stored, now):
+        return False
+    allowed = delta_seconds(directives["max-stale"]) if directives["max-stale"] is not None else float(SECONDS_MAX)
+    return -seconds_left(stored, lifetime, now) <= (allowed or 0.0)
+
+
+def may_stand_in(request: Headers, stored: StoredHead, lifetime: Lifetime, now: float) -> bool:
+    """Whether it may be used in place of an error, though stale: `stale-if-error` (RFC 9111 §4.2.4, RFC 5861 §4).
+
+    What an answer asks for itself counts before what is configured for its kind.
+    """
+    if lifetime.is_immutable:
+        return True
+    if forbids_staleness(stored):
+        return False
+    bounds = [delta_seconds(cache_control(headers).get("stale-if-error")) for headers in (request, stored.headers)]
+    allowed = next((bound for bound in bounds if bound is not None), lifetime.stale_if_error_seconds)
+    return -seconds_left(stored, lifetime, now) <= allowed
+
+
+# ------------------------------------------------------------------------------------------------------------ storing
+
+
+def is_storable(method: str, request: Headers, status: int, headers: Headers, lifetime: Lifetime) -> bool:
+    """Whether an answer may be stored by a shared cache (RFC 9111 §3)."""
+    directives = cache_control(headers)
+    return (
+        method == "GET"
+        and status >= 200
+        and status not in {206, 304}
+        and "no-store" not in cache_control(request)
+        and ("no-store" not in directives or _is_understood(directives, status))
+        and "private" not in directives
+        and (status in UNDERSTOOD_STATUSES or "must-understand" not in directives)
+        and ("Authorization" not in request or allows_shared_use(headers))
+        and "*" not in tokens(headers.joined("Vary") or "")
+        and (explicit_lifetime(headers) is not None or "public" in directives or _has_default(status, lifetime))
+    )
+
+
+def _is_understood(directives: Directives, status: int) -> bool:
+    """Whether `must-understand` lifts `no-store` (RFC 9111 §5.2.2.3)."""
+    return "must-understand" in directives and status in UNDERSTOOD_STATUSES
+
+
+def _has_default(status: int, lifetime: Lifetime) -> bool:
+    return status in HEURISTIC_STATUSES or (lifetime.default_seconds is not None and status == 200)
+
+
+def allows_shared_use(headers: Headers) -> bool:
+    """Whether an answer to a request with credentials may be given to others (RFC 9111 §3.5)."""
+    return not cache_control(headers).keys().isdisjoint({"must-revalidate", "public", "s-maxage"})
+
+
+# -------------------------------------------------------------------------------------------------------------- `Vary`
+
+
+def selecting_fields(request: Headers, response: Headers) -> tuple[tuple[str, str | None], ...]:
+    """The fields of a request that its answer depends on (RFC 9111 §4.1)."""
+    return tuple(
+        (name, _normalised(request.joined(name))) for name in sorted(set(tokens(response.joined("Vary") or "")))
+    )
+
+
+def selects(stored: StoredHead, request: Headers) -> bool:
+    """Whether a stored response is the variant that this request would get (RFC 9111 §4.1)."""
+    return all(name != "*" and _normalised(request.joined(name)) == value for name, value in stored.selecting)
+
+
+def _normalised(value: str | None) -> str | None:
+    return None if value is None else ", ".join(part.strip() for part in value.split(","))
+
+
+# --------------------------------------------------------------------------------------------------------- validation
+
+
+def conditional_fields(stored: StoredHead) -> tuple[tuple[str, str], ...]:
+    """The fields that ask whether a stored response is still current (RFC 9111 §4.3.1)."""
+    fields = []
+    entity_tag, modified = stored.headers.get("ETag"), stored.headers.get("Last-Modified")
+    if entity_tag is not None:
+        fields.append(("If-None-Match", entity_tag))
+    if modified is not None:
+        fields.append(("If-Modified-Since", modified))
+    return tuple(fields)
+
+
+def refreshed(stored: StoredHead, confirmation: Headers, asked_at: float, answered_at: float) -> StoredHead:
+    """A stored response after a 304 confirmed it (RFC 9111 §3.2, §4.3.4)."""
+    news = confirmation.end_to_end().without(*_NOT_UPDATED)
+    kept = stored.headers.without("Age", "Warning", *(name for name, _ in news))
+    headers = Headers((*kept.pairs, *news.pairs))
+    if "Date" not in news:
+        headers = headers.replaced("Date", http_date(answered_at))
+    return StoredHead(stored.status, headers, asked_at, answered_at, stored.selecting)

@@ -1,0 +1,108 @@
+"""What the operator's monitoring reads, made from plain counters when it asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from edge.disk_cache import DiskCache
+from edge.memory_cache import MemoryCache
+from edge.statistics import Result, Statistics
+from edge.upstreams import UpstreamHealth
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What is so right now.
+
+    Args:
+        memory: the memory tier.
+        disk: the disk tier.
+        health: of the upstreams.
+        fetches: fetches under way.
+    """
+
+    memory: MemoryCache
+    disk: DiskCache
+    health: UpstreamHealth
+    fetches: int
+
+
+class EdgeCollector(Collector):
+    """Turns statistics into metrics.
+
+    Args:
+        statistics: the counters.
+        gauges: the present state.
+    """
+
+    def __init__(self, statistics: Statistics, gauges: Gauges) -> None:
+        self._counted = statistics
+        self._gauges = gauges
+
+    def collect(self) -> Iterable[Metric]:
+        """Yields every metric."""
+        counted = self._counted
+        yield self._requests()
+        yield _labelled("edge_responses", "Answers by status.", "status", counted.statuses)
+        yield _labelled("edge_upstream_requests", "Requests to upstreams.", "server", counted.fetches)
+        yield _labelled("edge_upstream_failures", "Failed requests to upstreams.", "server", counted.fetch_failures)
+        for name, text, value in (
+            ("edge_bytes_served", "Bytes of bodies sent to clients.", counted.bytes_served),
+            ("edge_bytes_fetched", "Bytes of bodies fetched from upstreams.", counted.bytes_fetched),
+            ("edge_hash_failures", "Bodies from upstreams with a wrong digest.", counted.hash_failures),
+            ("edge_disk_failures", "Damaged bodies found on our own disk.", counted.disk_failures),
+            ("edge_older_manifests", "Manifests refused for being older than known.", counted.older_manifests),
+            ("edge_storage_failures", "Answers that could not be stored.", counted.storage_failures),
+            ("edge_evictions", "Files removed to make room.", counted.evictions),
+            ("edge_connections", "Connections accepted.", counted.connections),
+            ("edge_connections_refused", "Connections over the limit.", counted.connections_refused),
+            ("edge_timeouts", "Connections ended because the client was too slow.", counted.timeouts),
+            ("edge_aborted_answers", "Answers that broke off.", counted.aborted_answers),
+            ("edge_failures", "Requests that failed by a mistake of this program.", counted.failures),
+            ("edge_log_lines_dropped", "Lines missing from the access log.", counted.log_lines_dropped),
+        ):
+            yield CounterMetricFamily(name, text, value)
+        reloads = {"good": counted.reloads_good, "failed": counted.reloads_failed}
+        yield _labelled("edge_reloads", "Reloads of the configuration.", "result", reloads)
+        yield from self._present()
+
+    def _requests(self) -> Metric:
+        family = CounterMetricFamily("edge_requests", "Requests by result and kind.", labels=["result", "kind"])
+        for (result, kind), number in list(self._counted.requests.items()):
+            family.add_metric([result.value, kind], number)
+        family.add_metric([Result.HIT.value, "memory"], self._counted.memory_hits)
+        return family
+
+    def _present(self) -> Iterable[Metric]:
+        gauges = self._gauges
+        used = GaugeMetricFamily("edge_cache_bytes", "Bytes in a tier of the cache.", labels=["tier"])
+        limit = GaugeMetricFamily("edge_cache_bytes_max", "Limit of a tier of the cache.", labels=["tier"])
+        tiers = (("memory", gauges.memory.used_bytes, gauges.memory.bytes_max),)
+        for tier, bytes_used, bytes_max in (*tiers, ("disk", gauges.disk.used_bytes, gauges.disk.bytes_max)):
+            used.add_metric([tier], bytes_used)
+            limit.add_metric([tier], bytes_max)
+        failures = GaugeMetricFamily("edge_upstream_failing", "Failures in a row of an upstream.", labels=["server"])
+        for server, health in gauges.health.servers.items():
+            failures.add_metric([server], health.failures)
+        yield from (used, limit, failures)
+        yield GaugeMetricFamily("edge_connections_open", "Connections open now.", self._counted.connections_open)
+        yield GaugeMetricFamily("edge_fetches_open", "Fetches under way.", gauges.fetches)
+
+
+def _labelled(name: str, text: str, label: str, values: Mapping[str, int] | Mapping[int, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=[label])
+    for value, number in list(values.items()):
+        family.add_metric([str(value)], number)
+    return family
+
+
+def render_metrics(statistics: Statistics, gauges: Gauges) -> bytes:
+    """Returns all metrics in the text format of Prometheus."""
+    registry = CollectorRegistry()
+    registry.register(EdgeCollector(statistics, gauges))
+    return generate_latest(registry)

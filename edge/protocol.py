@@ -1,0 +1,424 @@
+"""One client connection: requests in, answers out in the same order, every wait bounded.
+
+A plain hit in memory is answered inside `data_received`, with a head made beforehand and without a task. Everything
+else becomes one task at a time; while it runs, what the client sends further waits in a bounded buffer. When the client
+takes its answers too slowly, nothing more is read from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+import time
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from cdn.clock import Clock
+from cdn.telemetry import event
+from edge.access_log import Access, AccessLog
+from edge.answering import Answer, error_answer, is_chunked, render_head
+from edge.config import LimitSettings
+from edge.request import Request, RequestError, RequestLimits, RequestReader
+from edge.statistics import Result, Statistics
+
+PIPELINED_BYTES_MAX: Final = 64 << 10
+"""How much of further requests waits while one is being answered."""
+WRITE_HIGH_WATER: Final = 256 << 10
+_JOIN_BYTES_MAX: Final = 32 << 10
+_LINGER_OFF: Final = struct.pack("ii", 1, 0)
+_LINGER_SECONDS: Final = 2.0
+"""How long a refused client may go on sending before the connection is torn down."""
+_NO_REQUEST: Final = Request("GET", "/", keeps_alive=False)
+
+
+class Service(Protocol):
+    """Answers requests; the rest of the edge, seen from a connection."""
+
+    def hit(self, request: Request, now: float) -> tuple[bytes, bytes] | None:
+        """Head and body for a plain request, if they are ready."""
+        ...
+
+    async def serve(self, request: Request, exchange: Exchange) -> None:
+        """Answers any request."""
+        ...
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all connections of an edge have in common."""
+
+    service: Service
+    limits: LimitSettings
+    request_limits: RequestLimits
+    statistics: Statistics
+    access_log: AccessLog
+    clock: Clock
+    edge_name: str
+    memo: dict[bytes, Request] = field(default_factory=dict)
+    connections: set[Connection] = field(default_factory=set)
+    is_draining: bool = False
+
+
+class ClientGone(Exception):  # noqa: N818 -- no failure of ours
+    """The client closed the connection before it had its answer."""
+
+
+class Connection(asyncio.Protocol):
+    """The protocol of one connection.
+
+    Args:
+        shared: see there.
+    """
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+        self._reader = RequestReader(shared.request_limits, shared.memo)
+        self._transport: asyncio.Transport | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_writable = True
+        self._drained: asyncio.Future[None] | None = None
+        self._is_reading = True
+        self._is_closing = False
+        self._is_ending = False
+        self._active_at = 0.0
+        self._head_since: float | None = None
+        self._unsent = 0
+        self.client = ""
+
+    # ------------------------------------------------------------------------------------------------ from the loop
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        shared, self._transport = self._shared, transport
+        shared.statistics.connections += 1
+        if len(shared.connections) >= shared.limits.connections_max or shared.is_draining:
+            shared.statistics.connections_refused += 1
+            transport.abort()
+            return
+        peer = transport.get_extra_info("peername")
+        self.client = str(peer[0]) if isinstance(peer, tuple) else "unix"
+        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        shared.connections.add(self)
+        shared.statistics.connections_open += 1
+        self._active_at = shared.clock.monotonic()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self in self._shared.connections:
+            self._shared.connections.discard(self)
+            self._shared.statistics.connections_open -= 1
+        self._is_closing = True
+        self._wake_writer()
+        if self._task is not None:
+            self._task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_closing:
+            return
+        try:
+            if self._task is None and self._is_writable:
+                self._answer_from(self._reader.feed(data))
+            else:
+                self._keep(data)
+        except RequestError as error:
+            self._refuse(error)
+
+    def eof_received(self) -> bool:
+        """A client that will send nothing more still gets its answers."""
+        if self._task is None and self._is_writable:
+            return False
+        self._is_ending = True
+        return True
+
+    def pause_writing(self) -> None:
+        self._is_writable = False
+
+    def resume_writing(self) -> None:
+        self._is_writable = True
+        self._wake_writer()
+        if self._task is None:
+            self._go_on()
+
+    # ------------------------------------------------------------------------------------------------ requests
+
+    def _keep(self, data: bytes) -> None:
+        """Keeps what cannot be looked at now."""
+        self._reader.keep(data)
+        if self._reader.buffered > PIPELINED_BYTES_MAX and self._is_reading and self._transport is not None:
+            self._transport.pause_reading()
+            self._is_reading = False
+
+    def _answer_from(self, request: Request | None) -> None:
+        """Answers what has arrived, as far as that can be done at once."""
+        while request is not None:
+            if not self._answer_at_once(request):
+                self._task = asyncio.get_running_loop().create_task(self._answer(request))
+                self._head_since = None
+                return
+            if not self._is_writable or self._is_closing:
+                break
+            request = self._reader.next() if self._reader.buffered else None
+        self._note_waiting()
+
+    def _answer_at_once(self, request: Request) -> bool:
+        if not request.is_plain or self._shared.is_draining:
+            return False
+        now = self._shared.clock.now()
+        ready = self._shared.service.hit(request, now)
+        if ready is None:
+            return False
+        head, body = ready
+        assert self._transport is not None
+        if len(body) <= _JOIN_BYTES_MAX:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
+        if self._shared.access_log.is_enabled:
+            self._shared.access_log.add(Access(self.client, request, 200, len(body), "hit", 0.0, now))
+        return True
+
+    def _note_waiting(self) -> None:
+        """Notes since when an unfinished head is on its way."""
+        now = self._shared.clock.monotonic()
+        self._active_at = now
+        if self._reader.buffered == 0:
+            self._head_since = None
+        elif self._head_since is None:
+            self._head_since = now
+
+    def _go_on(self) -> None:
+        """Looks at what arrived meanwhile."""
+        if self._is_closing:
+            return
+        if not self._is_reading and self._transport is not None:
+            self._transport.resume_reading()
+            self._is_reading = True
+        try:
+            self._answer_from(self._reader.next())
+        except RequestError as error:
+            self._refuse(error)
+        if self._is_ending and self._task is None and self._is_writable:
+            self.close()
+
+    def _refuse(self, error: RequestError) -> None:
+        """Answers what is no request, and closes."""
+        self._shared.statistics.requests[Result.REFUSED, "other"] += 1
+        self._shared.statistics.statuses[error.status] += 1
+        answer, body = error_answer(error.status, str(error), self._shared.edge_name)
+        if self._transport is not None:
+            self._transport.write(render_head(answer, _NO_REQUEST, keeps_alive=False) + body)
+        if self._shared.access_log.is_enabled:
+            now = self._shared.clock.now()
+            self._shared.access_log.add(Access(self.client, None, error.status, len(body), "refused", 0.0, now))
+        self._linger()
+
+    def _linger(self) -> None:
+        """Closes, but takes what is still on its way, since a reset would take the answer from the client."""
+        self._is_closing = True
+        self._active_at = self._shared.clock.monotonic()
+        if self._transport is not None and self._transport.can_write_eof():
+            self._transport.write_eof()
+            if not self._is_reading:
+                self._transport.resume_reading()
+
+    # ------------------------------------------------------------------------------------------------ one answer
+
+    async def _answer(self, request: Request) -> None:
+        """Answers one request that takes time; the outermost edge of its task."""
+        exchange = Exchange(self, request)
+        try:
+            await self._shared.service.serve(request, exchange)
+        except ClientGone:
+            pass
+        except Exception as error:  # noqa: BLE001 -- a mistake of ours costs one connection, not the server
+            self._shared.statistics.failures += 1
+            event(
+                "edge.request.crashed", level="error", target=request.target, error=f"{type(error).__name__}: {error}"
+            )
+            exchange.abort()
+        finally:
+            self._task = None
+            self._log(exchange)
+        if not exchange.keeps_alive or self._is_closing:
+            self.close()
+            return
+        self._active_at = self._shared.clock.monotonic()
+        if self._is_writable:
+            self._go_on()
+
+    def _log(self, exchange: Exchange) -> None:
+        shared = self._shared
+        if exchange.status == 0:
+            return
+        shared.statistics.statuses[exchange.status] += 1
+        shared.statistics.bytes_sent += exchange.sent
+        if shared.access_log.is_enabled:
+            seconds = time.perf_counter() - exchange.began_at
+            access = Access(
+                self.client,
+                exchange.request,
+                exchange.status,
+                exchange.sent,
+                exchange.result,
+                seconds,
+                shared.clock.now(),
+            )
+            shared.access_log.add(access)
+
+    @property
+    def shared(self) -> Shared:
+        """What all connections have in common."""
+        return self._shared
+
+    async def write(self, data: bytes) -> None:
+        """Sends bytes, and waits while the client does not take them.
+
+        Raises:
+            ClientGone: it went away.
+        """
+        if self._is_closing or self._transport is None:
+            raise ClientGone
+        self._transport.write(data)
+        while not self._is_writable:
+            self._drained = asyncio.get_running_loop().create_future()
+            await self._drained
+            if self._is_closing:
+                raise ClientGone
+
+    def _wake_writer(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._drained = None
+
+    # ------------------------------------------------------------------------------------------------ ending
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way."""
+        return self._task is None and self._is_writable and self._reader.buffered == 0
+
+    def close(self) -> None:
+        """Ends the connection once what was written is sent."""
+        self._is_closing = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Ends the connection so that the client cannot take what it has for the whole."""
+        self._is_closing = True
+        if self._transport is None:
+            return
+        sock = self._transport.get_extra_info("socket")
+        with suppress(OSError, AttributeError):
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
+        self._transport.abort()
+
+    def check(self, now: float) -> None:
+        """Ends the connection if the client is too slow; called about once a second."""
+        limits = self._shared.limits
+        if self._is_closing:
+            if now - self._active_at > _LINGER_SECONDS and not self._has_unsent:
+                self.abort()
+            self._check_sending(now)
+        elif not self._is_writable or self._has_unsent:
+            self._check_sending(now)
+        elif self._task is not None:
+            self._active_at = now
+        elif self._head_since is not None and now - self._head_since > limits.head_timeout:
+            self._shared.statistics.timeouts += 1
+            self._refuse(RequestError(408, "its head did not arrive in time"))
+        elif now - self._active_at > limits.idle_timeout:
+            self.close()
+
+    @property
+    def _has_unsent(self) -> bool:
+        return self._transport is not None and self._transport.get_write_buffer_size() > 0
+
+    def _check_sending(self, now: float) -> None:
+        """Ends the connection if nothing was taken for too long."""
+        unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        if unsent != self._unsent:
+            self._unsent, self._active_at = unsent, now
+        elif now - self._active_at > self._shared.limits.send_timeout:
+            self._shared.statistics.timeouts += 1
+            self.abort()
+
+
+class Exchange:
+    """One request and the sending of its answer.
+
+    Args:
+        connection: where it goes.
+        request: what was asked.
+    """
+
+    def __init__(self, connection: Connection, request: Request) -> None:
+        self._connection = connection
+        self.request = request
+        self.began_at = time.perf_counter()
+        self.status = 0
+        """Of the answer, once it began."""
+        self.sent = 0
+        """Bytes of body."""
+        self.result = "-"
+        self.keeps_alive = request.keeps_alive
+
+    @property
+    def client(self) -> str:
+        """The client's address."""
+        return self._connection.client
+
+    async def send(self, answer: Answer, body: bytes) -> None:
+        """Sends a whole answer; of the body only the part the answer speaks of."""
+        head = self._begin(answer)
+        part = b"" if self._has_no_body(answer) else body[answer.start : answer.stop]
+        self.sent = len(part)
+        await self._connection.write(head + part if len(part) <= _JOIN_BYTES_MAX else head)
+        if len(part) > _JOIN_BYTES_MAX:
+            await self._connection.write(part)
+
+    async def stream(self, answer: Answer, pieces: AsyncIterator[bytes]) -> None:
+        """Sends an answer whose body comes piece by piece; if it does not come whole, the connection breaks."""
+        head = self._begin(answer)
+        if self._has_no_body(answer):
+            await self._connection.write(head)
+            return
+        chunked = is_chunked(answer, self.request)
+        self.keeps_alive = self.keeps_alive and (chunked or answer.size is not None)
+        try:
+            await self._send_pieces(head, pieces, chunked=chunked)
+        except (ClientGone, asyncio.CancelledError):
+            raise
+        except Exception:
+            self._connection.shared.statistics.aborted_answers += 1
+            self.abort()
+            raise
+        if answer.size is not None and self.sent != answer.size:
+            self.abort()
+
+    async def _send_pieces(self, head: bytes, pieces: AsyncIterator[bytes], *, chunked: bool) -> None:
+        write = self._connection.write
+        await write(head)
+        async for piece in pieces:
+            self.sent += len(piece)
+            await write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
+        if chunked:
+            await write(b"0\r\n\r\n")
+
+    def abort(self) -> None:
+        """Breaks the connection."""
+        self.keeps_alive = False
+        self._connection.abort()
+
+    def _begin(self, answer: Answer) -> bytes:
+        assert self.status == 0, "an exchange has one answer"
+        self.status = answer.status
+        if self._connection.shared.is_draining:
+            self.keeps_alive = False
+        is_delimited = answer.size is not None or is_chunked(answer, self.request) or answer.status in {204, 304}
+        return render_head(answer, self.request, keeps_alive=self.keeps_alive and is_delimited)
+
+    def _has_no_body(self, answer: Answer) -> bool:
+        return self.request.method == "HEAD" or answer.status in {204, 304}

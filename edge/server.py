@@ -1,0 +1,390 @@
+"""The edge as one thing that starts and stops: caches, fetcher, listeners and the tasks that look after them.
+
+server = EdgeServer(config)
+await server.start()
+host, port = server.address
+...
+await server.stop()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from cdn.clock import Clock, SystemClock
+from cdn.errors import UsageError
+from cdn.telemetry import event
+from cdn.transport.base import Fetcher
+from cdn.transport.http import HttpFetcher, HttpSettings
+from edge.access_log import AccessLog
+from edge.admin import AdminListener
+from edge.collapsing import Flights
+from edge.config import EdgeConfig, FetchSettings, LifetimeSettings, listen_address
+from edge.content import Lifetimes, digest_of_key
+from edge.disk_cache import SHARDS, DiskCache
+from edge.fetching import Supplies
+from edge.memory_cache import MemoryCache
+from edge.metrics import Gauges, render_metrics
+from edge.protocol import Connection, Shared
+from edge.request import RequestLimits
+from edge.revisions import RevisionWatch
+from edge.routing import Routes
+from edge.service import EdgeService
+from edge.statistics import Statistics
+from edge.upstreams import UpstreamHealth
+
+CHECK_SECONDS: Final = 1.0
+SCRUB_PAUSE_SECONDS: Final = 60.0
+"""Between one pass over the cache and the next."""
+_DRAIN_STEP_SECONDS: Final = 0.05
+
+Address = tuple[str, int]
+
+
+class EdgeServer:
+    """One edge, in the running event loop.
+
+    Args:
+        config: what it is told.
+        clock: the time.
+        fetcher: how upstreams are asked; over HTTP by default.
+    """
+
+    def __init__(self, config: EdgeConfig, *, clock: Clock | None = None, fetcher: Fetcher | None = None) -> None:
+        self._config = config
+        self._clock = clock or SystemClock()
+        self._fetcher = fetcher
+        self._owns_fetcher = fetcher is None
+        self.statistics = Statistics()
+        self._listeners: list[asyncio.Server] = []
+        self._admin: AdminListener | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._flights = Flights()
+        self._supplies: Supplies | None = None
+        self._service: EdgeService | None = None
+        self._shared: Shared | None = None
+        self.addresses: tuple[Address, ...] = ()
+        self.admin_address: Address | None = None
+
+    @property
+    def address(self) -> Address:
+        """The first address and the port on which requests arrive."""
+        return self.addresses[0]
+
+    @property
+    def config(self) -> EdgeConfig:
+        """What it was told last."""
+        return self._config
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it is stopping."""
+        return self._shared is None or self._shared.is_draining
+
+    # ------------------------------------------------------------------------------------------------ life
+
+    async def start(self) -> None:
+        """Takes the cache and begins to answer.
+
+        Raises:
+            UsageError: an address or the cache directory cannot be had.
+        """
+        try:
+            sockets = self._bind()
+            self._build(sockets)
+            await asyncio.to_thread(self._supplies_now.disk.open)
+            await self._listen(sockets)
+            await self._start_admin()
+            self._start_tasks()
+        except BaseException:
+            await self.stop(drain_seconds=0)
+            raise
+        event("edge.server.started", addresses=[_text(address) for address in self.addresses])
+
+    async def stop(self, *, drain_seconds: float | None = None) -> None:
+        """Stops listening, lets answers under way finish, and lets go of everything.
+
+        Args:
+            drain_seconds: how long they may take; as configured if None, and with 0 every connection breaks at once.
+        """
+        for listener in self._listeners:
+            listener.close()
+        self._listeners = []
+        if self._shared is not None and self._service is not None:
+            self._shared.is_draining = self._service.is_draining = True
+            await self._drain(self._config.limits.drain_timeout if drain_seconds is None else drain_seconds)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        await self._flights.stop()
+        await self._close_parts()
+
+    async def _drain(self, seconds: float) -> None:
+        assert self._shared is not None
+        deadline = self._clock.monotonic() + seconds
+        connections = self._shared.connections
+        while connections and self._clock.monotonic() < deadline:
+            for connection in [each for each in connections if each.is_idle]:
+                connection.close()
+            await asyncio.sleep(_DRAIN_STEP_SECONDS)
+        for connection in list(connections):
+            connection.abort()
+        await asyncio.sleep(0)
+
+    async def _close_parts(self) -> None:
+        if self._admin is not None:
+            await self._admin.stop()
+            self._admin = None
+        if self._shared is not None:
+            await self._shared.access_log.stop()
+        if self._fetcher is not None and self._owns_fetcher:
+            await self._fetcher.close()
+            self._fetcher = None
+        if self._supplies is not None:
+            self._supplies.disk.close()
+
+    def reload(self, config: EdgeConfig) -> None:
+        """Serves by another configuration from now on; connections and cache stay.
+
+        Upstreams, forwarding and lifetimes change at once; listeners, cache, limits and log settings with a restart.
+        """
+        if self._service is not None:
+            supplies = self._supplies_now
+            routes = Routes(config)
+            self._service.replace_routes(routes)
+            supplies.health = supplies.health.replaced(routes.servers, config.fetch.retry_after)
+            supplies.lifetimes = _lifetimes(config.lifetimes)
+        if _fixed_at_start(config) != _fixed_at_start(self._config):
+            event(
+                "edge.reload.partial",
+                level="warning",
+                reason="only upstreams, forwarding and lifetimes change without a restart",
+            )
+        self._config = config
+        self.statistics.reloads_good += 1
+        event("edge.server.reloaded", upstreams=[upstream.name for upstream in config.upstreams])
+
+    def reopen_log(self) -> None:
+        """Opens the access log again, after it was moved away."""
+        if self._shared is not None:
+            self._shared.access_log.reopen()
+
+    # ------------------------------------------------------------------------------------------------ parts
+
+    @property
+    def _supplies_now(self) -> Supplies:
+        assert self._supplies is not None
+        return self._supplies
+
+    def _bind(self) -> list[socket.socket]:
+        sockets: list[socket.socket] = []
+        try:
+            sockets.extend(_bound(*listen_address(text)) for text in self._config.listen.addresses)
+        except BaseException:
+            for each in sockets:
+                each.close()
+            raise
+        self.addresses = tuple((name[0], name[1]) for name in (each.getsockname() for each in sockets))
+        return sockets
+
+    def _build(self, sockets: list[socket.socket]) -> None:
+        config, statistics = self._config, self.statistics
+        routes = Routes(config)
+        cache = config.cache
+        memory = MemoryCache(cache.memory_bytes, cache.memory_object_bytes)
+        disk = DiskCache(
+            cache.directory,
+            bytes_max=cache.disk_bytes,
+            memory_body_max=cache.memory_object_bytes,
+            verify_seconds=cache.verify_seconds,
+            statistics=statistics,
+            is_resident=memory.holds_file,
+        )
+        if self._fetcher is None:
+            self._fetcher = HttpFetcher(_http_settings(config.fetch))
+        self._supplies = Supplies(
+            fetcher=self._fetcher,
+            health=UpstreamHealth(routes.servers, config.fetch.retry_after),
+            memory=memory,
+            disk=disk,
+            clock=self._clock,
+            statistics=statistics,
+            lifetimes=_lifetimes(config.lifetimes),
+            revisions=RevisionWatch(),
+            edge_name=config.name or own_name(self.addresses[0]),
+            object_bytes_max=cache.object_bytes_max,
+        )
+        self._service = EdgeService(self._supplies, routes, self._flights)
+        limits = config.limits
+        self._shared = Shared(
+            service=self._service,
+            limits=limits,
+            request_limits=RequestLimits(limits.head_bytes_max, limits.fields_max, limits.target_bytes_max),
+            statistics=statistics,
+            access_log=AccessLog(config.log, statistics),
+            clock=self._clock,
+            edge_name=self._supplies.edge_name,
+        )
+
+    async def _listen(self, sockets: list[socket.socket]) -> None:
+        shared, loop = self._shared, asyncio.get_running_loop()
+        assert shared is not None
+        for each in sockets:
+            server = await loop.create_server(
+                lambda: Connection(shared), sock=each, backlog=self._config.listen.backlog
+            )
+            self._listeners.append(server)
+
+    async def _start_admin(self) -> None:
+        if self._config.admin.listen:
+            admin = AdminListener(self.status, self.metrics, lambda: not self.is_draining)
+            await admin.start(*listen_address(self._config.admin.listen))
+            self._admin, self.admin_address = admin, admin.address
+
+    def _start_tasks(self) -> None:
+        assert self._shared is not None
+        self._shared.access_log.start()
+        self._look_after(self._check_connections)
+        self._look_after(lambda: asyncio.to_thread(self._supplies_now.disk.count))
+        if self._config.cache.scrub_bytes_per_second:
+            self._look_after(self._scrub_on)
+
+    def _look_after(self, work: Callable[[], Awaitable[None]]) -> None:
+        async def watched() -> None:
+            try:
+                await work()
+            except Exception as error:  # noqa: BLE001 -- the outermost edge of a task that nobody awaits
+                event("edge.task.crashed", level="error", error=f"{type(error).__name__}: {error}")
+
+        self._tasks.append(asyncio.create_task(watched()))
+
+    async def _check_connections(self) -> None:
+        """Ends connections whose clients are too slow."""
+        assert self._shared is not None
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            now = self._clock.monotonic()
+            for connection in list(self._shared.connections):
+                connection.check(now)
+
+    # ------------------------------------------------------------------------------------------------ scrubbing
+
+    async def _scrub_on(self) -> None:
+        while True:
+            await asyncio.sleep(SCRUB_PAUSE_SECONDS)
+            await self.scrub(self._config.cache.scrub_bytes_per_second)
+
+    async def scrub(self, bytes_per_second: int = 0) -> int:
+        """Reads the whole disk cache and removes damaged responses, which are fetched anew when next asked for.
+
+        Args:
+            bytes_per_second: how fast; 0 for as fast as the disk.
+
+        Returns:
+            how many were damaged.
+        """
+        disk, before = self._supplies_now.disk, self.statistics.disk_failures
+        for shard in range(SHARDS):
+            files = disk.scrub_shard(shard, digest_of_key)
+            while (size := await asyncio.to_thread(next, files, None)) is not None:
+                if bytes_per_second:
+                    await asyncio.sleep(size / bytes_per_second)
+        return self.statistics.disk_failures - before
+
+    # ------------------------------------------------------------------------------------------------ telling
+
+    def metrics(self) -> bytes:
+        """All metrics as text."""
+        supplies = self._supplies_now
+        gauges = Gauges(supplies.memory, supplies.disk, supplies.health, len(self._flights))
+        return render_metrics(self.statistics, gauges)
+
+    def status(self) -> dict[str, object]:
+        """Describes the edge for people and scripts."""
+        supplies, counted = self._supplies_now, self.statistics
+        now = self._clock.monotonic()
+        return {
+            "name": supplies.edge_name,
+            "listen": [_text(address) for address in self.addresses],
+            "draining": self.is_draining,
+            "requests": {
+                "hits": counted.hits,
+                "misses": counted.misses,
+                "collapsed": counted.collapsed,
+                **{f"{result.value}": counted.of(result) for result, _ in counted.requests},
+            },
+            "bytes": {"served": counted.bytes_served, "fetched": counted.bytes_fetched},
+            "cache": {
+                "memory_bytes": supplies.memory.used_bytes,
+                "memory_bytes_max": supplies.memory.bytes_max,
+                "disk_bytes": supplies.disk.used_bytes,
+                "disk_bytes_max": supplies.disk.bytes_max,
+            },
+            "damage": {"upstream": counted.hash_failures, "disk": counted.disk_failures},
+            "connections": counted.connections_open,
+            "fetches": len(self._flights),
+            "upstreams": {
+                server: {
+                    "state": "avoided" if health.avoid_until > now else "used",
+                    "failures": health.failures,
+                    "reason": health.reason,
+                }
+                for server, health in supplies.health.servers.items()
+            },
+        }
+
+
+def own_name(address: Address) -> str:
+    """What an edge without a name calls itself: its address, or for one that listens on all, its host's name."""
+    host, port = address
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 -- compared with, not listened on
+        host = socket.gethostname()
+    return _text((host, port))
+
+
+def _http_settings(fetch: FetchSettings) -> HttpSettings:
+    return HttpSettings(
+        connect_timeout_seconds=fetch.connect_timeout,
+        idle_timeout_seconds=fetch.idle_timeout,
+        head_timeout_seconds=fetch.answer_timeout,
+        connections_per_host=fetch.connections_per_host,
+        connections_max=fetch.connections_max,
+    )
+
+
+def _lifetimes(settings: LifetimeSettings) -> Lifetimes:
+    return Lifetimes(settings.negative, settings.stale_if_error, settings.other_stale_if_error)
+
+
+def _fixed_at_start(config: EdgeConfig) -> tuple[object, ...]:
+    return (config.name, config.listen, config.admin, config.cache, config.fetch, config.limits, config.log)
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """A listening socket's address, taken.
+
+    Raises:
+        UsageError: it cannot be had.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        sock.bind((host, port))
+        sock.setblocking(False)
+    except OSError as error:
+        sock.close()
+        raise UsageError(f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}") from error
+    return sock
+
+
+def _text(address: Address) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,80 @@
+"""Plain counters: an increment of an integer on the way, turned into metrics only when somebody asks."""
+
+from __future__ import annotations
+
+from collections import Counter
+from enum import Enum
+
+
+class Result(Enum):
+    """How a request was answered."""
+
+    HIT = "hit"
+    MISS = "miss"
+    COLLAPSED = "collapsed"
+    REVALIDATED = "revalidated"
+    STALE = "stale"
+    PASSED = "passed"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+class Statistics:
+    """What happened since the start.
+
+    Labels come from closed sets (our results, kinds of content and configured upstreams), so that strangers cannot make
+    the metrics grow.
+    """
+
+    def __init__(self) -> None:
+        self.requests: Counter[tuple[Result, str]] = Counter()
+        self.memory_hits = 0
+        """Hits answered from memory at once, by far the most frequent, counted apart from `requests`."""
+        self.memory_hit_bytes = 0
+        self.statuses: Counter[int] = Counter()
+        self.bytes_sent = 0
+        self.bytes_fetched = 0
+        self.fetches: Counter[str] = Counter()
+        self.fetch_failures: Counter[str] = Counter()
+        self.hash_failures = 0
+        """Bodies from upstreams that did not have their digest."""
+        self.disk_failures = 0
+        """Bodies from our own disk that did not have their digest, or were truncated."""
+        self.older_manifests = 0
+        self.storage_failures = 0
+        self.evictions = 0
+        self.connections = 0
+        self.connections_open = 0
+        self.connections_refused = 0
+        self.timeouts = 0
+        self.aborted_answers = 0
+        self.failures = 0
+        """Requests that failed by a mistake of this program."""
+        self.log_lines_dropped = 0
+        self.reloads_good = 0
+        self.reloads_failed = 0
+
+    def of(self, result: Result) -> int:
+        """How many requests ended so."""
+        counted = sum(number for (each, _), number in self.requests.items() if each is result)
+        return counted + (self.memory_hits if result is Result.HIT else 0)
+
+    @property
+    def hits(self) -> int:
+        """Requests answered from the cache without asking upstream."""
+        return self.of(Result.HIT)
+
+    @property
+    def misses(self) -> int:
+        """Requests that caused a fetch."""
+        return self.of(Result.MISS)
+
+    @property
+    def collapsed(self) -> int:
+        """Requests that waited for a fetch that another one had caused."""
+        return self.of(Result.COLLAPSED)
+
+    @property
+    def bytes_served(self) -> int:
+        """Bytes of bodies given to clients."""
+        return self.bytes_sent + self.memory_hit_bytes
