@@ -8,7 +8,8 @@ everything that real clients read: 2.5 in any revision, 2.4, and the 1.x layout 
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 from cdn.catalog.entries import FLAG_CHUNKED, FLAG_EXTERNAL
@@ -98,10 +99,16 @@ class Counters:
     external_file_size: int = 0
 
     def __add__(self, other: Counters) -> Counters:
-        return Counters(*map(int.__add__, astuple(self), astuple(other)))
+        return Counters(*map(int.__add__, self.values, other.values))
 
     def __sub__(self, other: Counters) -> Counters:
-        return Counters(*map(int.__sub__, astuple(self), astuple(other)))
+        return Counters(*map(int.__sub__, self.values, other.values))
+
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The numbers in the order of `COUNTER_NAMES`."""
+        values: tuple[int, ...] = _VALUES(self)
+        return values
 
     @property
     def entries(self) -> int:
@@ -133,6 +140,7 @@ class Counters:
 
 
 COUNTER_NAMES: Final = tuple(field.name for field in fields(Counters))
+_VALUES: Final = attrgetter(*COUNTER_NAMES)
 
 _KIND: Final = "(mode & 61440)"  # S_IFMT
 _IS_FILE: Final = f"({_KIND} = 32768)"

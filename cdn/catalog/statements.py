@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from typing import TYPE_CHECKING, Final
 
 from cdn.catalog.entries import FLAG_BIND_MOUNTPOINT, FLAG_NESTED_MOUNTPOINT, encode_name
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 ROW_ID_WASTE_MAX: Final = 0.25
 """Clients reserve an inode for every row id up to the largest (spec §5.1)."""
 PAGE_WASTE_MAX: Final = 0.20
-CACHE_KIBIBYTES: Final = 16 << 10
+CACHE_KIBIBYTES: Final = 32 << 10
 MOUNTPOINT_FLAGS: Final = FLAG_NESTED_MOUNTPOINT | FLAG_BIND_MOUNTPOINT
 
 _HAS_KEY: Final = "md5path_1 = ? AND md5path_2 = ?"
@@ -41,7 +40,8 @@ DELETE_REFERENCES_FROM: Final = tuple(
 )
 REFERENCES_FROM: Final = f"SELECT path, sha1, size FROM nested_catalogs WHERE {_BELOW_PATH} ORDER BY path"
 
-CREATE_BELOW: Final = "CREATE TEMP TABLE below (key_1 INTEGER, key_2 INTEGER, PRIMARY KEY (key_1, key_2)) WITHOUT ROWID"
+CREATE_BELOW: Final = """
+CREATE TEMP TABLE IF NOT EXISTS below (key_1 INTEGER, key_2 INTEGER, PRIMARY KEY (key_1, key_2)) WITHOUT ROWID"""
 COLLECT_BELOW: Final = """
 INSERT INTO temp.below
 WITH RECURSIVE found(key_1, key_2) AS (
@@ -49,7 +49,7 @@ WITH RECURSIVE found(key_1, key_2) AS (
   UNION SELECT md5path_1, md5path_2 FROM found JOIN catalog ON parent_1 = key_1 AND parent_2 = key_2)
 SELECT key_1, key_2 FROM found"""
 IS_BELOW: Final = "(md5path_1, md5path_2) IN temp.below"
-DROP_BELOW: Final = "DROP TABLE temp.below"
+FORGET_BELOW: Final = "DELETE FROM temp.below"
 
 _ROW_IDS: Final = "SELECT count(*), max(rowid) FROM catalog"
 _DENSE: Final = (
@@ -68,18 +68,17 @@ def below(path: str) -> tuple[bytes, bytes, bytes]:
 
 def write_properties(connection: sqlite3.Connection, values: Mapping[str, str | None]) -> None:
     """Sets properties; None removes one."""
-    connection.executemany(
-        "DELETE FROM properties WHERE key = ?", [(key,) for key, value in values.items() if value is None]
-    )
+    connection.executemany("DELETE FROM properties WHERE key = ?", [(key,) for key in values])
     kept = [(key, as_text(value)) for key, value in values.items() if value is not None]
-    connection.executemany("INSERT OR REPLACE INTO properties (key, value) VALUES (?, CAST(? AS TEXT))", kept)
+    connection.executemany("INSERT INTO properties (key, value) VALUES (?, CAST(? AS TEXT))", kept)
 
 
 def write_counters(connection: sqlite3.Connection, own: Counters, subtree: Counters) -> None:
     """Sets the 24 counters; others that are there stay."""
     for prefix, counters in (("self_", own), ("subtree_", subtree)):
-        rows = [(prefix + name, value) for name, value in zip(COUNTER_NAMES, astuple(counters), strict=True)]
-        connection.executemany("INSERT OR REPLACE INTO statistics (counter, value) VALUES (?, ?)", rows)
+        rows = [(prefix + name, value) for name, value in zip(COUNTER_NAMES, counters.values, strict=True)]
+        connection.executemany("DELETE FROM statistics WHERE counter = ?", [(name,) for name, _ in rows])
+        connection.executemany("INSERT INTO statistics (counter, value) VALUES (?, ?)", rows)
 
 
 def compact(connection: sqlite3.Connection) -> None:

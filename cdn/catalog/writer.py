@@ -19,7 +19,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
 
 from cdn import database
@@ -569,7 +569,7 @@ class CatalogBuilder(CatalogView):
         self._connection.execute(sql.CREATE_BELOW)
         self._connection.execute(sql.COLLECT_BELOW, path_key(path))
         yield
-        self._connection.execute(sql.DROP_BELOW)
+        self._connection.execute(sql.FORGET_BELOW)
 
     def _take(self, source: CatalogView, condition: str, key: tuple[int, ...], top: str) -> None:
         """Copies rows and chunks of another catalog as they are, and its references at and below a path."""
@@ -611,10 +611,10 @@ class CatalogBuilder(CatalogView):
 
     def _repair_subtree(self) -> None:
         """Counts anew where what a stranger recorded cannot have been true."""
-        if min(astuple(self._subtree)) >= 0:
+        if min(self._subtree.values) >= 0:
             return
         if self._totals is None:
-            self._subtree = Counters(*(max(value, 0) for value in astuple(self._subtree)))
+            self._subtree = Counters(*(max(value, 0) for value in self._subtree.values))
         else:
             self._subtree = sum(map(self._recorded, self.nested()), Counters())
 
