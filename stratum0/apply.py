@@ -28,6 +28,7 @@ from stratum0 import balance
 from stratum0.changes import Change, ChangeKind, is_at_or_below, sort_key
 from stratum0.levels import ApplyOptions, CatalogFiles, Level, Shelf
 from stratum0.overlay import Overlay, paired
+from stratum0.staging import Row, change_of, path_of, plain_file, row_of
 
 if TYPE_CHECKING:
     from cdn.catalog.writer import FinishedCatalog
@@ -145,6 +146,10 @@ class _Application:
         self._options = shelf.options
         self._dirtab = dirtab
         self._marked = marked
+        self._planned: frozenset[str] = frozenset()
+        if shelf.options.is_balanced:
+            limits = {"entries_min": shelf.options.entries_min, "entries_max": shelf.options.entries_max_possible}
+            self._planned = balance.planned_splits(staging, **limits)
         self._base = base
         self._levels = [Level("", shelf, base)]
         root = self._levels[0].view.root
@@ -153,8 +158,8 @@ class _Application:
     def run(self, progress: Progress) -> NewTree | None:
         """Applies everything."""
         count = 0
-        for change in self._changes():
-            self._apply(change)
+        for row in self._rows():
+            self._apply_row(row)
             count += 1
             if count == _PROGRESS_STEP:
                 progress.advance(count)
@@ -169,17 +174,28 @@ class _Application:
         for level in self._levels:
             level.close()
 
-    def _changes(self) -> Iterator[Change]:
+    def _rows(self) -> Iterator[Row]:
         if not self._marked:
-            return self._staging.changes()
-        markers = (self._marker(path) for path in sorted(self._marked, key=sort_key))
-        return heapq.merge(self._staging.changes(), markers, key=lambda change: sort_key(change.path))
+            return self._staging.rows()
+        markers = (row_of(self._marker(path)) for path in sorted(self._marked, key=sort_key))
+        return heapq.merge(self._staging.rows(), markers, key=lambda row: row[0])
 
     def _marker(self, directory: str) -> Change:
         entry = self._shelf.markers.entry(self._marked[directory])
         return Change(f"{directory}/{CATALOG_MARKER}", ChangeKind.PUT, entry)
 
     # ------------------------------------------------------------------------------------------------------ one change
+
+    def _apply_row(self, row: Row) -> None:
+        """One change; what is put into the directory that was put before is spared the detour by way of an `Entry`."""
+        encoded = plain_file(row)
+        directory = self._directories[-1]
+        if encoded is not None and directory.is_new:
+            path = path_of(row[0])
+            if path.rpartition("/")[0] == directory.path:
+                directory.level.insert(path, encoded)
+                return
+        self._apply(change_of(row))
 
     def _apply(self, change: Change) -> None:
         if not change.path:
@@ -325,6 +341,8 @@ class _Application:
     def _becomes_catalog(self, path: str, *, is_new: bool) -> bool:
         if self._staging.has_file(f"{path}/{CATALOG_MARKER}") or path in self._marked:
             return True
+        if is_new and path in self._planned:
+            return True
         return is_new and bool(self._dirtab) and self._dirtab.matches(path)
 
     def _keeps_markers(self, level: Level) -> bool:
@@ -364,6 +382,8 @@ class _Application:
         marker = f"{path}/{CATALOG_MARKER}"
         if is_new and path not in self._marked and not self._staging.has_file(marker):
             level.insert(marker, self._shelf.markers.entry(entry))
+            if path in self._planned:
+                level.insert(f"{path}/{AUTO_MARKER}", self._shelf.markers.entry(entry))
         return level
 
     def _close_level(self) -> None:
@@ -393,7 +413,7 @@ class _Application:
             return False
         if builder.find(f"{level.path}/{AUTO_MARKER}") is None:
             return False
-        entries_min, entries_max = self._options.entries_min, self._options.entries_max
+        entries_min, entries_max = self._options.entries_min, self._options.entries_max_possible
         here, there = builder.entry_count, above.builder().entry_count
         if not should_merge(here, there, entries_min=entries_min, entries_max=entries_max):
             return False

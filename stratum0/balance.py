@@ -7,7 +7,7 @@ dirtab made are not the publisher's: a source folder that does not have them doe
 from __future__ import annotations
 
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -18,6 +18,7 @@ from cdn.errors import DocumentError
 from cdn.hashing import digest_of, plain_digest_of
 from cdn.objects import ObjectName
 from cdn.telemetry import event
+from stratum0.staging import path_of
 
 if TYPE_CHECKING:
     from cdn.catalog.writer import CatalogBuilder
@@ -112,6 +113,62 @@ def directories_to_mark(overlay: Overlay, staging: Staging, dirtab: Dirtab) -> I
 
 
 # ---------------------------------------------------------------------------------------------------------------- size
+
+
+def planned_splits(staging: Staging, *, entries_min: int, entries_max: int) -> frozenset[str]:
+    """Which new directories become catalogs because of what is staged in them.
+
+    They could be split off when their catalog is finished, but begun right away their entries are written only once.
+    Where the publisher placed catalogs by markers the weights would be wrong, so nothing is planned.
+    """
+    if staging.count <= entries_max or staging.has_name(CATALOG_MARKER):
+        return frozenset()
+    return frozenset(choose_splits(staged_weights(staging.keys()), entries_min=entries_min, entries_max=entries_max))
+
+
+def staged_weights(keys: Iterable[tuple[bytes, bool]]) -> Iterator[tuple[str, int, int]]:
+    """Weights of directories as `CatalogBuilder.subtree_weights` has them, counted from what is staged.
+
+    Args:
+        keys: keys of paths in their order, and whether they are directories.
+    """
+    pending = [_Weighed(b"")]
+    for key, is_directory in keys:
+        parent = key.rpartition(b"\0")[0] if key else b""
+        while not parent.startswith(pending[-1].prefix) and parent != pending[-1].key:
+            yield _weighed(pending)
+        while (top := pending[-1]).key != parent:  # directories that are no changes themselves
+            end = parent.find(b"\0", len(top.key) + 1)
+            top.children += 1
+            pending.append(_Weighed(parent if end < 0 else parent[:end]))
+        if not key:
+            continue
+        top.children += 1
+        if is_directory:
+            pending.append(_Weighed(key))
+        else:
+            top.entries += 1
+    while pending:
+        yield _weighed(pending)
+
+
+class _Weighed:
+    """A directory whose weight is being taken."""
+
+    __slots__ = ("children", "entries", "key", "prefix")
+
+    def __init__(self, key: bytes) -> None:
+        self.key = key
+        self.prefix = key + b"\0"
+        self.entries = 1
+        self.children = 0
+
+
+def _weighed(pending: list[_Weighed]) -> tuple[str, int, int]:
+    done = pending.pop()
+    if pending:
+        pending[-1].entries += done.entries
+    return path_of(done.key), done.entries, done.children
 
 
 def splits(builder: CatalogBuilder, *, entries_min: int, entries_max: int) -> list[str]:

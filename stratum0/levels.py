@@ -21,6 +21,7 @@ from stratum0 import balance
 
 if TYPE_CHECKING:
     from cdn.catalog.entries import Entry
+    from cdn.catalog.inserting import EncodedEntry
     from cdn.catalog.reader import Catalog
     from cdn.catalog.writer import FinishedCatalog
     from cdn.compression import Compression
@@ -63,6 +64,11 @@ class ApplyOptions:
     entries_min: int = 1_000
     entries_max: int = 50_000
     is_balanced: bool = True
+
+    @property
+    def entries_max_possible(self) -> int:
+        """What balancing aims at, but no more than clients cope with."""
+        return min(self.entries_max, balance.ENTRIES_LIMIT)
 
 
 class Shelf:
@@ -113,8 +119,8 @@ class Shelf:
     def _balance(self, builder: CatalogBuilder) -> None:
         options = self.options
         if options.is_balanced:
-            entries_max = min(options.entries_max, balance.ENTRIES_LIMIT)
-            self._split(builder, balance.splits(builder, entries_min=options.entries_min, entries_max=entries_max))
+            limits = {"entries_min": options.entries_min, "entries_max": options.entries_max_possible}
+            self._split(builder, balance.splits(builder, **limits))
             self._split(builder, balance.necessary_splits(builder))
         warning = balance.warning_about_size(builder.root_prefix, builder.entry_count)
         if warning is not None:
@@ -166,7 +172,7 @@ class Level:
         self._shelf = shelf
         self._catalog: Catalog | None = None
         self._builder = builder
-        self._pending: list[tuple[str, Entry]] = []
+        self._pending: list[tuple[str, Entry | EncodedEntry]] = []
 
     @property
     def view(self) -> Catalog | CatalogBuilder:
@@ -179,7 +185,7 @@ class Level:
             self._catalog = self._shelf.catalogs.load(reference.digest, size=reference.size, path=reference.path)
         return self._catalog
 
-    def insert(self, path: str, entry: Entry) -> None:
+    def insert(self, path: str, entry: Entry | EncodedEntry) -> None:
         """Adds an entry, sooner or later."""
         self._pending.append((path, entry))
         if len(self._pending) >= _PENDING_MAX:

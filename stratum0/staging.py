@@ -18,8 +18,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from cdn.catalog.entries import Chunk, Entry, decode_name, decode_xattrs, encode_name, encode_xattrs
-from cdn.compression import Compression
+from cdn.catalog.entries import (
+    FLAG_BIND_MOUNTPOINT,
+    FLAG_NESTED_MOUNTPOINT,
+    FLAG_NESTED_ROOT,
+    Chunk,
+    algorithm_of_flags,
+    decode_name,
+    encode_name,
+)
+from cdn.catalog.rows import decode_row, encode_row
 from cdn.errors import StorageError
 from cdn.hashing import Algorithm, Digest
 from stratum0.changes import Change, ChangeKind
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
 
 _BATCH: Final = 5_000
 _LISTED: Final = 64
+_FETCHED: Final = 500
 _BUSY_SECONDS: Final = 60.0
 _PUT: Final = 0
 _CLEAR: Final = 1
@@ -37,12 +46,13 @@ _NUMBERS: Final = {ChangeKind.PUT: _PUT, ChangeKind.CLEAR: _CLEAR, ChangeKind.RE
 _KINDS: Final = (ChangeKind.PUT, ChangeKind.CLEAR, ChangeKind.REMOVE)
 
 _COLUMNS: Final = (
-    "mode", "size", "mtime", "mtime_ns", "uid", "gid", "digest", "symlink", "grp", "xattr", "chunks", "device", "plain",
-    "flags",
+    "hash", "hardlinks", "size", "mode", "mtime", "mtimens", "flags", "name", "symlink", "uid", "gid", "xattr",
+    "plain_digest", "chunks",
 )  # fmt: skip
+"""Those of a catalog's row, so that what is staged can be put into a catalog as it is, and the chunks packed."""
 _TABLES: Final = (
     f"CREATE TABLE changes (key BLOB PRIMARY KEY, kind INTEGER NOT NULL, {', '.join(_COLUMNS)}) WITHOUT ROWID",
-    "CREATE INDEX changes_in_groups ON changes (grp) WHERE grp <> 0",
+    "CREATE INDEX changes_in_groups ON changes (hardlinks) WHERE hardlinks > 4294967295",
     "CREATE TABLE objects (path TEXT PRIMARY KEY) WITHOUT ROWID",
 )
 _IS_DIRECTORY: Final = "({0}.mode & 61440) = 16384"
@@ -57,19 +67,15 @@ ON CONFLICT (key) DO UPDATE SET
 _SELECT: Final = f"SELECT key, kind, {', '.join(_COLUMNS)} FROM changes"
 _RANGE: Final = "key >= ? AND key < ?"
 _LONE_MEMBERS: Final = """
-UPDATE changes SET grp = 0 WHERE key IN (
-  SELECT min(key) FROM changes WHERE grp <> 0 GROUP BY folder(key), grp HAVING count(*) = 1)"""
+UPDATE changes SET hardlinks = 1 WHERE key IN (
+  SELECT min(key) FROM changes WHERE hardlinks > 4294967295
+  GROUP BY folder(key), hardlinks >> 32 HAVING count(*) = 1)"""
 
 _CHUNK: Final = struct.Struct("<qq20s32s")
 _NO_PLAIN_DIGEST: Final = bytes(32)
-_ALGORITHMS: Final = {algorithm.number: algorithm for algorithm in Algorithm}
-_COMPRESSIONS: Final = {compression.value: compression for compression in Compression}
-_NUMBER_BITS: Final = 15
-_COMPRESSION_SHIFT: Final = 4
-_HIDDEN: Final = 1 << 8
-_EXTERNAL: Final = 1 << 9
-_DIRECT_IO: Final = 1 << 10
-_ROLES: Final = _HIDDEN | _EXTERNAL | _DIRECT_IO
+_NO_KEY: Final = (0, 0)
+_IS_GROUPED: Final = 1 << 32
+_ROLES: Final = FLAG_NESTED_MOUNTPOINT | FLAG_NESTED_ROOT | FLAG_BIND_MOUNTPOINT
 
 Row = tuple[Any, ...]
 
@@ -134,7 +140,7 @@ class Staging:
             while part := list(itertools.islice(names, _BATCH)):
                 self._connection.executemany("INSERT OR IGNORE INTO objects VALUES (?)", ((name,) for name in part))
             while batch := list(itertools.islice(pending, _BATCH)):
-                rows = [_row_of(change) for change in batch]
+                rows = [row_of(change) for change in batch]
                 self._cut(rows)
                 self._connection.executemany(_UPSERT, rows)
 
@@ -161,10 +167,10 @@ class Staging:
                 if objects_of is not None:
                     names = ((name,) for change in batch for name in objects_of(change))
                     self._connection.executemany("INSERT OR IGNORE INTO objects VALUES (?)", names)
-                self._connection.executemany(_UPSERT, map(_row_of, batch))
+                self._connection.executemany(_UPSERT, map(row_of, batch))
             self._connection.execute("DELETE FROM changes WHERE key = ?", (key,))
             self._connection.execute(f"DELETE FROM changes WHERE {_RANGE}", _below(key))
-            self._connection.executemany(_UPSERT, map(_row_of, gone))
+            self._connection.executemany(_UPSERT, map(row_of, gone))
 
     def dissolve_lone_members(self) -> None:
         """Makes groups of hard links that have only one member in their folder ordinary files."""
@@ -183,13 +189,27 @@ class Staging:
         """The change of exactly this path."""
         with self._mapped():
             row = self._connection.execute(f"{_SELECT} WHERE key = ?", (key_of(path),)).fetchone()
-        return None if row is None else _change_of(row)
+        return None if row is None else change_of(row)
 
     def has_file(self, path: str) -> bool:
         """Whether the path becomes a regular file."""
         with self._mapped():
             query = f"SELECT 1 FROM changes WHERE key = ? AND kind = {_PUT} AND (mode & 61440) = 32768"
             return self._connection.execute(query, (key_of(path),)).fetchone() is not None
+
+    def has_name(self, name: str) -> bool:
+        """Whether some directory gets an entry of this name."""
+        with self._mapped():
+            query = f"SELECT 1 FROM changes WHERE name = ? AND kind <> {_REMOVE} LIMIT 1"
+            return self._connection.execute(query, (name,)).fetchone() is not None
+
+    def keys(self) -> Iterator[tuple[bytes, bool]]:
+        """The keys of all paths that are not removed, in order, and whether they are directories."""
+        with self._mapped():
+            query = f"SELECT key, (mode & 61440) = 16384 FROM changes WHERE kind <> {_REMOVE} ORDER BY key"
+            cursor = self._connection.execute(query)
+            while rows := cursor.fetchmany(_FETCHED):
+                yield from rows
 
     def hides(self, path: str) -> bool:
         """Whether a change of a directory above takes away what the base has at a path."""
@@ -218,17 +238,20 @@ class Staging:
                 if end >= 0:  # deeper: on to what follows that folder
                     lower = row[0][:end] + b"\1"
                     break
-                yield _change_of(row)
+                yield change_of(row)
                 lower = row[0] + b"\0"
 
     def changes(self, path: str = "") -> Iterator[Change]:
         """The changes at and below a path, parents before what is below them."""
+        return map(change_of, self.rows(path))
+
+    def rows(self, path: str = "") -> Iterator[Row]:
+        """The same undecoded, for `change_of` and `plain_file`; the first column is the key."""
         key = key_of(path)
         with self._mapped():
             cursor = self._connection.execute(f"{_SELECT} WHERE {_RANGE} ORDER BY key", (key, key + b"\1"))
-            while rows := cursor.fetchmany(_LISTED):
-                for row in rows:
-                    yield _change_of(row)
+            while rows := cursor.fetchmany(_FETCHED):
+                yield from rows
 
     def objects(self) -> Iterator[str]:
         """Paths of the objects that the changes rely on."""
@@ -240,7 +263,7 @@ class Staging:
 
     def _cut(self, rows: list[Row]) -> None:
         """Deletes what was staged below paths that have nothing below them any more."""
-        tops = [row[0] for row in rows if row[1] == _REMOVE or not stat.S_ISDIR(row[2])]
+        tops = [row[0] for row in rows if row[1] == _REMOVE or not stat.S_ISDIR(row[5])]
         last = self._connection.execute("SELECT max(key) FROM changes").fetchone()[0]
         if not tops or last is None or last < min(tops):  # as when a scan comes in order: nothing can be below
             return
@@ -278,74 +301,47 @@ def _folder(key: bytes) -> bytes:
     return key.rpartition(b"\0")[0]
 
 
-def _row_of(change: Change) -> Row:
+def row_of(change: Change) -> Row:
+    """The row of a change.
+
+    Raises:
+        UsageError, DocumentError: the format cannot hold the entry.
+    """
     key, entry = key_of(change.path), change.entry
     if entry is None:
         return (key, _REMOVE, *_REMOVED)
-    digest, chunks = entry.digest, entry.chunks
-    flags = entry.compression.value << _COMPRESSION_SHIFT
-    if digest is not None:
-        flags |= digest.algorithm.number
-    elif chunks:
-        flags |= chunks[0].digest.algorithm.number
-    if entry.is_hidden or entry.is_external or entry.is_direct_io:
-        flags |= entry.is_hidden * _HIDDEN | entry.is_external * _EXTERNAL | entry.is_direct_io * _DIRECT_IO
-    return (
-        key,
-        _NUMBERS[change.kind],
-        entry.mode,
-        entry.size,
-        entry.mtime,
-        entry.mtime_ns,
-        entry.uid,
-        entry.gid,
-        None if digest is None else digest.value,
-        encode_name(entry.symlink) if entry.symlink else None,
-        entry.hardlink_group,
-        encode_xattrs(entry.xattrs) if entry.xattrs else None,
-        b"".join(map(_packed, chunks)) if chunks else None,
-        entry.device,
-        entry.plain_digest,
-        flags,
-    )
+    if entry.is_directory and entry.flags & _ROLES:  # where catalogs begin is for applying to decide
+        entry = replace(entry, is_nested_mountpoint=False, is_nested_root=False, is_bind_mountpoint=False)
+    row = encode_row(_NO_KEY, _NO_KEY, change.path.rpartition("/")[2], entry)
+    chunks = b"".join(map(_packed, entry.chunks)) if entry.chunks else None
+    return (key, _NUMBERS[change.kind], *row[4:], chunks)
 
 
-_REMOVED: Final = (0, 0, 0, 0, 0, 0, None, None, 0, None, None, 0, None, 0)
+_REMOVED: Final = (None, 0, 0, 0, 0, None, 0, "", "", 0, 0, None, None, None)
 
 
-def _change_of(row: Row) -> Change:
-    key, kind, mode, size, mtime, mtime_ns, uid, gid, digest, symlink, group, xattr, chunks, device, plain, flags = row
-    path = decode_name(key.replace(b"\0", b"/"))
-    if kind == _REMOVE:
+def change_of(row: Row) -> Change:
+    """The change that a row of `Staging.rows` holds."""
+    path = decode_name(row[0].replace(b"\0", b"/"))
+    if row[1] == _REMOVE:
         return Change(path, ChangeKind.REMOVE)
-    algorithm = _ALGORITHMS.get(flags & _NUMBER_BITS)
-    entry = Entry(
-        path.rpartition("/")[2],
-        mode,
-        size,
-        mtime,
-        mtime_ns,
-        uid,
-        gid,
-        None if digest is None or algorithm is None else Digest(algorithm, digest),
-        "" if symlink is None else decode_name(symlink),
-        2 if group else 1,
-        group,
-        () if xattr is None else decode_xattrs(xattr),
-        _COMPRESSIONS[flags >> _COMPRESSION_SHIFT & _NUMBER_BITS],
-        () if chunks is None or algorithm is None else _unpacked(chunks, algorithm),
-        device,
-        plain,
-        is_chunked=chunks is not None,
-    )
-    if flags & _ROLES:
-        entry = replace(
-            entry,
-            is_hidden=bool(flags & _HIDDEN),
-            is_external=bool(flags & _EXTERNAL),
-            is_direct_io=bool(flags & _DIRECT_IO),
-        )
-    return Change(path, _KINDS[kind], entry)
+    name, symlink, blob = row[9], row[10], row[15]
+    if type(name) is bytes or type(symlink) is bytes:
+        name = decode_name(name) if type(name) is bytes else name
+        symlink = decode_name(symlink) if type(symlink) is bytes else symlink
+    chunks = () if blob is None else _unpacked(blob, algorithm_of_flags(row[8]))
+    entry = decode_row((*row[2:9], name, symlink, *row[11:15], 0, 0), "staged changes", chunks)
+    return Change(path, _KINDS[row[1]], entry)
+
+
+def plain_file(row: Row) -> Row | None:
+    """The catalog's columns of a row, if it is a new entry that nothing more must be known of.
+
+    That is: no directory, not cut into chunks, in no group of hard links.
+    """
+    if row[1] != _PUT or row[15] is not None or row[3] >= _IS_GROUPED or stat.S_ISDIR(row[5]):
+        return None
+    return row[2:15]
 
 
 def _packed(chunk: Chunk) -> bytes:

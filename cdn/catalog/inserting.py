@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cdn.catalog.paths import PATH_BYTES_MAX, is_name, is_path
 from cdn.catalog.rows import INSERT_CHUNK, INSERT_ROW, Row, as_text, decode_row, encode_chunks, encode_row
@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from cdn.catalog.entries import Entry
 
 _PATH_CHARACTERS_SAFE = PATH_BYTES_MAX // 4
+
+EncodedEntry = tuple[Any, ...]
+"""What `encode_row` made of an entry, without the keys: for callers who keep entries in this form anyway.
+
+The entry must be no directory, have no chunks and be in no group of hard links.
+"""
 
 
 def begun(entry: Entry) -> Entry:
@@ -56,7 +62,7 @@ class Inserter:
         self._chunks: list[Row] = []
         self._parents: dict[str, tuple[tuple[int, int], list[None]]] = {}
 
-    def insert(self, part: Iterable[tuple[str, Entry]]) -> None:
+    def insert(self, part: Iterable[tuple[str, Entry | EncodedEntry]]) -> None:
         """Adds one batch; for use inside `guard`."""
         try:
             self._connection.executemany(INSERT_ROW, self._rows(part))
@@ -70,7 +76,7 @@ class Inserter:
         self._chunks.clear()
         self._parents.clear()
 
-    def _rows(self, part: Iterable[tuple[str, Entry]]) -> Iterator[Row]:
+    def _rows(self, part: Iterable[tuple[str, Entry | EncodedEntry]]) -> Iterator[Row]:
         parents = self._parents
         directory: str | None = None
         key = (0, 0)
@@ -83,6 +89,10 @@ class Inserter:
             if parent != directory:
                 directory = parent
                 key, directories = parents.setdefault(parent, (path_key(parent), []))
+            if type(entry) is tuple:
+                self.count += 1
+                yield (*path_key(path), *key, *entry)
+                continue
             if entry.is_directory:
                 directories.append(None)
                 entry = begun(entry)  # noqa: PLW2901  # the same entry in the role it begins with

@@ -27,7 +27,7 @@ from cdn.catalog import statements as sql
 from cdn.catalog import upgrade
 from cdn.catalog.entries import Entry
 from cdn.catalog.hardlinks import group_last, settle_hardlinks
-from cdn.catalog.inserting import Inserter, begun, copied
+from cdn.catalog.inserting import EncodedEntry, Inserter, begun, copied
 from cdn.catalog.paths import check_path, is_at_or_below, is_path, name_of, parent_of
 from cdn.catalog.reader import Catalog, CatalogView, is_entered, read_counters, read_layout, read_root_prefix
 from cdn.catalog.rows import INSERT_CHUNK, INSERT_ROW, Row, as_text, encode_chunks, encode_row
@@ -208,7 +208,7 @@ class CatalogBuilder(CatalogView):
             if entry.is_directory:
                 self._link(parent_of(path), 1)
 
-    def insert_many(self, entries: Iterable[tuple[str, Entry]]) -> int:
+    def insert_many(self, entries: Iterable[tuple[str, Entry | EncodedEntry]]) -> int:
         """Adds many entries as `insert` does, fast; a directory comes before what it contains.
 
         Returns:
