@@ -20,7 +20,7 @@ CACHE_KIBIBYTES: Final = 32 << 10
 MOUNTPOINT_FLAGS: Final = FLAG_NESTED_MOUNTPOINT | FLAG_BIND_MOUNTPOINT
 
 _HAS_KEY: Final = "md5path_1 = ? AND md5path_2 = ?"
-_BELOW_PATH: Final = "path = CAST(?1 AS TEXT) OR (path > CAST(?2 AS TEXT) AND path < CAST(?3 AS TEXT))"
+_BELOW_PATH: Final = "path = CAST(? AS TEXT) OR (path > CAST(? AS TEXT) AND path < CAST(? AS TEXT))"
 
 UPDATE_ROW: Final = f"""
 UPDATE catalog SET hash = ?, hardlinks = ?, size = ?, mode = ?, mtime = ?, mtimens = ?, flags = ?,
@@ -45,7 +45,7 @@ CREATE TEMP TABLE IF NOT EXISTS below (key_1 INTEGER, key_2 INTEGER, PRIMARY KEY
 COLLECT_BELOW: Final = """
 INSERT INTO temp.below
 WITH RECURSIVE found(key_1, key_2) AS (
-  SELECT md5path_1, md5path_2 FROM catalog WHERE parent_1 = ?1 AND parent_2 = ?2
+  SELECT md5path_1, md5path_2 FROM catalog WHERE parent_1 = ? AND parent_2 = ?
   UNION SELECT md5path_1, md5path_2 FROM found JOIN catalog ON parent_1 = key_1 AND parent_2 = key_2)
 SELECT key_1, key_2 FROM found"""
 IS_BELOW: Final = "(md5path_1, md5path_2) IN temp.below"
