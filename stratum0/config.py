@@ -115,7 +115,7 @@ SETTINGS_FILE: Final = "repository.toml"
 
 @dataclass(frozen=True, slots=True)
 class RepositorySettings:
-    """What is settled for one repository, as its ``repository.toml`` says; `cdn repo set` changes it.
+    """What is settled for one repository, as its ``repository.toml`` says; `cdn repo settings` changes it.
 
     Args:
         fqrn: the repository's fully qualified name.
@@ -214,7 +214,7 @@ class RepositorySettings:
         """The settings as a TOML document."""
         values = ((each.name, getattr(self, each.name)) for each in fields(self))
         lines = [f"{name} = {_toml(value)}\n" for name, value in values if value is not None]
-        return "# Settings of a repository; `cdn repo set` changes them, and so does an editor.\n" + "".join(lines)
+        return "# Settings of a repository; `cdn repo settings` changes them, and so does an editor.\n" + "".join(lines)
 
 
 def owner_from_option(text: str) -> str:
@@ -242,7 +242,7 @@ def owner_from_option(text: str) -> str:
 
 
 def changed(settings: RepositorySettings, assignments: dict[str, str]) -> RepositorySettings:
-    """The settings with some of them changed, as `cdn repo set` does.
+    """The settings with some of them changed, as `cdn repo settings` does.
 
     Args:
         settings: as they are.

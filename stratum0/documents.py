@@ -189,7 +189,10 @@ def republish(
     used = signer or repository.signer
     now = max(int(repository.clock.now()), manifest.timestamp)
     manifest = replace(
-        manifest, certificate=store_certificate(store, used.certificate, algorithm).digest, timestamp=now
+        manifest,
+        certificate=store_certificate(store, used.certificate, algorithm).digest,
+        timestamp=now,
+        garbage_collectable=repository.settings.garbage_collectable,
     )
     reflog = (read_reflog(repository) or Reflog(repository.name)).without(unlisted)
     manifest = replace(manifest, reflog=write_reflog(repository, reflog.with_objects(manifest.objects, now)))

@@ -114,7 +114,7 @@ def collect(
     if not repository.head().manifest.garbage_collectable:
         raise RepositoryError(
             f"{repository.name} keeps every revision: allow garbage collection with "
-            f"`cdn repo set {repository.name} garbage_collectable=true`"
+            f"`cdn repo settings {repository.name} garbage_collectable=true`"
         )
     if not dry_run:
         repository.signer  # noqa: B018  # the reflog's new digest has to be signed: say now if that cannot be

@@ -1,8 +1,8 @@
 """Verifying stored objects on all cores: is each there, and does it have the digest its name says?
 
 The work is cut by folders of the store. Hashing small objects is mostly the interpreter's own work, which only
-processes do in parallel, so each core gets one: ``python -m stratum0.verification ROOT LEVEL`` reads names of mark files
-(`stratum0.marks`) line by line and answers each with a line of JSON. It ends when its input does.
+processes do in parallel, so each core gets one: ``python -m stratum0.verification ROOT LEVEL`` reads names of mark
+files (`stratum0.marks`) line by line and answers each with a line of JSON. It ends when its input does.
 """
 
 from __future__ import annotations
