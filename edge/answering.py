@@ -189,7 +189,7 @@ def kept_fields(content: Content, headers: Headers) -> Headers:
 
 
 def error_answer(
-    status: int, reason: str, edge_name: str, *, detail: str = "", proxy_error: str = ""
+    status: int, reason: str, edge_name: str, now: float, *, detail: str = "", proxy_error: str = ""
 ) -> tuple[Answer, bytes]:
     """An answer that this edge gives on its own account, and its body.
 
@@ -197,11 +197,12 @@ def error_answer(
         status: the status code.
         reason: one sentence.
         edge_name: what this edge calls itself.
+        now: seconds since the epoch.
         detail: a token for `Cache-Status`.
         proxy_error: the error of `Proxy-Status` (RFC 9209), for problems with upstreams.
     """
     body = f"{status} {phrase(status)}: {reason}\n".encode("utf-8", "replace")
-    pairs = [("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store")]
+    pairs = [("Date", http_date(now)), ("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store")]
     pairs.append(("Cache-Status", CacheStatus(detail=detail).text(cache_token(edge_name), None)))
     if proxy_error:
         pairs.append(("Proxy-Status", f"{cache_token(edge_name)}; error={proxy_error}"))

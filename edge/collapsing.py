@@ -75,8 +75,14 @@ class Flight:
 
     @property
     def joinable(self) -> bool:
-        """Whether one more client can have the whole of it."""
-        return self.body is None or self.body.joinable
+        """Whether one more client can have the whole of it, and not only what others were given before it came."""
+        if not self.outcome.done():
+            return True
+        return self.body is not None and self.body.joinable and self._is_arriving
+
+    @property
+    def _is_arriving(self) -> bool:
+        return self.outcome.exception() is None and isinstance(self.outcome.result(), Arriving)
 
     def publish(self, outcome: Outcome) -> None:
         """Gives clients what there is to give; only the first call counts."""

@@ -34,6 +34,7 @@ from cdn.hashing import Hasher
 from cdn.telemetry import event
 from cdn.transport.base import Fetcher, Request, Response
 from cdn.transport.download import NO_CACHE
+from cdn.transport.slots import HostSlots
 from edge.answering import kept_fields
 from edge.arriving_body import ArrivingBody
 from edge.collapsing import Arriving, Complete, Flight, Kept
@@ -58,6 +59,8 @@ HOLD_BYTES: Final = 1 << 20
 """Bodies up to this size are shown when they are complete."""
 HOLD_SECONDS: Final = 1.0
 """But clients wait no longer than this for the first byte of one that has begun."""
+STORES_MAX: Final = 64
+"""How many responses are being written to disk at once."""
 ERROR_BODY_BYTES_MAX: Final = 64 << 10
 _BELIEVED_BY_ALL: Final = frozenset({404, 410})
 _NEXT_MAY_KNOW_BETTER: Final = frozenset({206, 304, 404, 408, 410, 429})
@@ -74,6 +77,7 @@ class FetchOrder:
         stored: what is stored, if it is to be validated rather than replaced.
         is_shared: whether the answer may be kept and given to others.
         wants_fresh_copy: whether caches on the way are told to look again.
+        reason: why what is stored would not do, in the words of `Cache-Status`.
     """
 
     destination: Destination
@@ -81,6 +85,7 @@ class FetchOrder:
     stored: StoredHead | None = None
     is_shared: bool = True
     wants_fresh_copy: bool = False
+    reason: str = "miss"
 
 
 class UpstreamsFailedError(AllSourcesFailedError):
@@ -116,6 +121,7 @@ class Supplies:
     revisions: RevisionWatch
     edge_name: str
     object_bytes_max: int
+    storing: HostSlots = field(default_factory=lambda: HostSlots(STORES_MAX, 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +336,8 @@ class Fetch:
         if entry is not None:
             self._with.memory.put(self._entry(head, entry.body))
         try:
-            await asyncio.to_thread(self._with.disk.refresh, key, head, pinned=pinned)
+            async with self._with.storing.hold(key):
+                await asyncio.to_thread(self._with.disk.refresh, key, head, pinned=pinned)
         except StorageError as error:
             self._note_storage(error)
         self._flight.publish(Kept(head))
@@ -438,13 +445,14 @@ class Fetch:
         checksum = "" if self._hasher is not None else self._checksum.hexdigest()
         disk = self._with.disk
         try:
-            if body.spool is None:
-                await asyncio.to_thread(disk.store, key, head, body.joined(), checksum, pinned=pinned)
-                return
-            await body.flush()
-            if body.storage_error is not None:
-                raise body.storage_error
-            await asyncio.to_thread(disk.commit, body.spool, key, head, checksum, pinned=pinned)
+            async with self._with.storing.hold(key):  # so that the answer that came last stays
+                if body.spool is None:
+                    await asyncio.to_thread(disk.store, key, head, body.joined(), checksum, pinned=pinned)
+                    return
+                await body.flush()
+                if body.storage_error is not None:
+                    raise body.storage_error
+                await asyncio.to_thread(disk.commit, body.spool, key, head, checksum, pinned=pinned)
         except StorageError as error:
             self._note_storage(error)
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from cdn.clock import Clock
 from cdn.telemetry import event
@@ -91,16 +91,16 @@ class Connection(asyncio.Protocol):
     # ------------------------------------------------------------------------------------------------ from the loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        shared, self._transport = self._shared, transport
+        stream = cast("asyncio.Transport", transport)  # uvloop's is one in all but its base class
+        shared, self._transport = self._shared, stream
         shared.statistics.connections += 1
         if len(shared.connections) >= shared.limits.connections_max or shared.is_draining:
             shared.statistics.connections_refused += 1
-            transport.abort()
+            stream.abort()
             return
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]) if isinstance(peer, tuple) else "unix"
-        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        stream.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         shared.connections.add(self)
         shared.statistics.connections_open += 1
         self._active_at = shared.clock.monotonic()
@@ -206,7 +206,7 @@ class Connection(asyncio.Protocol):
         """Answers what is no request, and closes."""
         self._shared.statistics.requests[Result.REFUSED, "other"] += 1
         self._shared.statistics.statuses[error.status] += 1
-        answer, body = error_answer(error.status, str(error), self._shared.edge_name)
+        answer, body = error_answer(error.status, error.reason, self._shared.edge_name, self._shared.clock.now())
         if self._transport is not None:
             self._transport.write(render_head(answer, _NO_REQUEST, keeps_alive=False) + body)
         if self._shared.access_log.is_enabled:

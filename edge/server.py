@@ -126,9 +126,10 @@ class EdgeServer:
 
     async def _drain(self, seconds: float) -> None:
         assert self._shared is not None
-        deadline = self._clock.monotonic() + seconds
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
         connections = self._shared.connections
-        while connections and self._clock.monotonic() < deadline:
+        while connections and loop.time() < deadline:
             for connection in [each for each in connections if each.is_idle]:
                 connection.close()
             await asyncio.sleep(_DRAIN_STEP_SECONDS)
@@ -249,7 +250,7 @@ class EdgeServer:
     def _start_tasks(self) -> None:
         assert self._shared is not None
         self._shared.access_log.start()
-        self._look_after(self._check_connections)
+        self._look_after(self._check_on)
         self._look_after(lambda: asyncio.to_thread(self._supplies_now.disk.count))
         if self._config.cache.scrub_bytes_per_second:
             self._look_after(self._scrub_on)
@@ -263,11 +264,14 @@ class EdgeServer:
 
         self._tasks.append(asyncio.create_task(watched()))
 
-    async def _check_connections(self) -> None:
-        """Ends connections whose clients are too slow."""
-        assert self._shared is not None
+    async def _check_on(self) -> None:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
+            self.check_connections()
+
+    def check_connections(self) -> None:
+        """Ends connections whose clients are too slow; done by itself about once a second."""
+        if self._shared is not None:
             now = self._clock.monotonic()
             for connection in list(self._shared.connections):
                 connection.check(now)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
+from dataclasses import replace
 from typing import Final
 
 from cdn.errors import CdnError, DocumentError, HashMismatchError, TransportError
@@ -145,7 +146,7 @@ class EdgeService:
 
     async def _serve_health(self, exchange: Exchange) -> None:
         status = 503 if self.is_draining else 200
-        answer, body = error_answer(status, "stopping" if self.is_draining else "serving", self._with.edge_name)
+        answer, body = self._error(status, "stopping" if self.is_draining else "serving")
         await exchange.send(answer, body)
 
     async def _serve_content(self, request: Request, exchange: Exchange, destination: Destination) -> None:
@@ -169,7 +170,7 @@ class EdgeService:
             await self._serve_stored(request, exchange, stored, CacheStatus(is_hit=True), Result.HIT)
             return True
         if decision is Decision.FAIL:
-            answer, body = error_answer(504, "it is not cached", self._with.edge_name, detail="only-if-cached")
+            answer, body = self._error(504, "it is not cached", detail="only-if-cached")
             await self._send(exchange, destination.content, answer, body, Result.REFUSED)
             return True
         if isinstance(stored, MemoryEntry) and now < stored.retry_at and not wants_validation(request.headers):
@@ -178,7 +179,8 @@ class EdgeService:
         if request.method == "HEAD" and stored is None:
             await self._serve_head(request, exchange, destination)
             return True
-        order = self._order(request, exchange, destination, stored if decision is Decision.VALIDATE else None)
+        validated = stored if decision is Decision.VALIDATE else None
+        order = replace(self._order(request, exchange, destination, validated), reason=_reason(request, stored))
         try:
             return await self._serve_fetched(request, exchange, order)
         except UpstreamsFailedError:
@@ -224,8 +226,7 @@ class EdgeService:
                 if exchange.sent or exchange.status or isinstance(error, UpstreamsFailedError):
                     raise
                 return False
-        own = FetchOrder(order.destination, order.request, order.stored, is_shared=False)
-        return await self._serve_fetched(request, exchange, own)
+        return await self._serve_fetched(request, exchange, replace(order, is_shared=False))
 
     def _start(self, order: FetchOrder) -> Flight:
         async def run(flight: Flight) -> None:
@@ -245,7 +246,7 @@ class EdgeService:
         result = Result.COLLAPSED if is_collapsed else Result.MISS if outcome.is_shareable else Result.PASSED
         head = outcome.head if isinstance(outcome, Arriving) else outcome.entry.head
         status = CacheStatus(
-            forwarded="stale" if order.stored is not None else "miss",
+            forwarded=order.reason,
             status=head.status,
             is_stored=outcome.is_stored,
             is_collapsed=is_collapsed,
@@ -271,7 +272,7 @@ class EdgeService:
             return False
         try:
             stored.head = kept.head
-            status = CacheStatus(forwarded="stale", status=304, is_collapsed=is_collapsed, is_stored=True)
+            status = CacheStatus(forwarded=order.reason, status=304, is_collapsed=is_collapsed, is_stored=True)
             await self._serve_stored(request, exchange, stored, status, Result.REVALIDATED)
         finally:
             if isinstance(stored, StoredFile):
@@ -391,6 +392,10 @@ class EdgeService:
     def _answer(self, source: Representation, request: Request, status: CacheStatus) -> Answer:
         return answer_from(source, request, self._with.clock.now(), status, self._with.edge_name)
 
+    def _error(self, status: int, reason: str, *, detail: str = "", proxy_error: str = "") -> tuple[Answer, bytes]:
+        now, name = self._with.clock.now(), self._with.edge_name
+        return error_answer(status, reason, name, now, detail=detail, proxy_error=proxy_error)
+
     async def _send(self, exchange: Exchange, content: Content, answer: Answer, body: bytes, result: Result) -> None:
         self._count(exchange, content, result)
         await exchange.send(answer, body)
@@ -406,7 +411,7 @@ class EdgeService:
         self._with.statistics.requests[result, content.kind.value] += 1
 
     async def _refuse(self, exchange: Exchange, error: RequestError) -> None:
-        answer, body = error_answer(error.status, error.reason, self._with.edge_name, detail="refused")
+        answer, body = self._error(error.status, error.reason, detail="refused")
         await self._send(exchange, Content(ContentKind.OTHER), answer, body, Result.REFUSED)
 
     async def _serve_failure(self, exchange: Exchange, destination: Destination, error: UpstreamsFailedError) -> None:
@@ -421,10 +426,17 @@ class EdgeService:
             await self._send(exchange, destination.content, answer, entry.body, Result.FAILED)
             return
         status_code, kind = (504, "connection_read_timeout") if error.is_timeout else (502, "destination_unavailable")
-        answer, body = error_answer(
-            status_code, str(error), self._with.edge_name, detail="upstreams-failed", proxy_error=kind
-        )
+        answer, body = self._error(status_code, str(error), detail="upstreams-failed", proxy_error=kind)
         await self._send(exchange, destination.content, answer, body, Result.FAILED)
+
+
+def _reason(request: Request, stored: Stored | None) -> str:
+    """Why what is stored does not do (RFC 9211 §2.2)."""
+    if stored is None:
+        return "miss"
+    if not selects(stored.head, request.headers):
+        return "vary-miss"
+    return "request" if wants_validation(request.headers) else "stale"
 
 
 def _is_for(outcome: Arriving | Complete, request: Request) -> bool:
