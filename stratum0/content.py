@@ -75,6 +75,7 @@ class StoredContent:
         chunks: in order, none for an unchunked file.
         objects: paths of everything it relies on in the store.
         stored_size: bytes newly written.
+        objects_new: objects newly written.
     """
 
     size: int
@@ -84,6 +85,7 @@ class StoredContent:
     chunks: tuple[Chunk, ...] = ()
     objects: tuple[str, ...] = ()
     stored_size: int = 0
+    objects_new: int = 0
 
     @property
     def entry_fields(self) -> dict[str, Any]:
@@ -102,20 +104,23 @@ def content_of_piece(piece: StoredPiece, compression: Compression) -> StoredCont
     """The content of a file that is one object."""
     written = piece.stored_size if piece.is_new else 0
     path = ObjectName(piece.digest, Kind.FILE).path
-    return StoredContent(piece.size, compression, piece.digest, piece.plain_digest, (), (path,), written)
+    return StoredContent(
+        piece.size, compression, piece.digest, piece.plain_digest, (), (path,), written, int(piece.is_new)
+    )
 
 
 def content_of_chunks(pieces: Iterable[StoredPiece], compression: Compression) -> StoredContent:
     """The content of a file that is several objects, given in order."""
     chunks: list[Chunk] = []
     objects: list[str] = []
-    offset = written = 0
+    offset = written = new = 0
     for piece in pieces:
         chunks.append(Chunk(offset, piece.size, piece.digest, piece.plain_digest))
         objects.append(ObjectName(piece.digest, Kind.CHUNK).path)
         offset += piece.size
         written += piece.stored_size if piece.is_new else 0
-    return StoredContent(offset, compression, None, None, tuple(chunks), tuple(objects), written)
+        new += piece.is_new
+    return StoredContent(offset, compression, None, None, tuple(chunks), tuple(objects), written, new)
 
 
 # ------------------------------------------------------------------------------------------------------------ the index

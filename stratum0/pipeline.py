@@ -25,12 +25,15 @@ from stratum0.jobs import (
     FileChanged,
     Job,
     JobFailed,
+    Message,
     Outcome,
     ReadJob,
     Stamp,
     WorkerSetup,
     do,
+    job_message,
     open_content,
+    outcome_of,
 )
 
 if TYPE_CHECKING:
@@ -278,6 +281,7 @@ class _Worker:
             )
         self.connection: Connection = Connection(ours.detach())
         self.under_way: deque[_Batch] = deque()
+        self._algorithm = setup.settings.algorithm
         self.connection.send(setup)
 
     @property
@@ -286,17 +290,17 @@ class _Worker:
 
     def send(self, batch: _Batch) -> None:
         try:
-            self.connection.send(batch.jobs)
+            self.connection.send([job_message(job) for job in batch.jobs])
         except OSError as error:
             raise self._gone() from error
         self.under_way.append(batch)
 
     def receive(self) -> tuple[_Batch, list[Outcome]]:
         try:
-            outcomes: list[Outcome] = self.connection.recv()
+            messages: list[Message] = self.connection.recv()
         except (EOFError, OSError) as error:
             raise self._gone() from error
-        return self.under_way.popleft(), outcomes
+        return self.under_way.popleft(), [outcome_of(message, self._algorithm) for message in messages]
 
     def close(self) -> None:
         self.connection.close()

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, BinaryIO, Final
 
 from cdn.catalog.diff import diff
 from cdn.catalog.nesting import DIRTAB, DIRTAB_BYTES_MAX, Dirtab
-from cdn.catalog.tree import CatalogTree
 from cdn.errors import CdnError, ObjectMissingError, StorageError, UsageError
 from cdn.telemetry import NullProgress, Progress
 from stratum0.jobs import WorkerSetup
@@ -156,7 +155,6 @@ def _publish_once(
     with (
         repository.transaction(to, ephemeral=True) as transaction,
         _memory(repository, source, to) as memory,
-        CatalogTree(repository.catalogs, transaction.base.root, transaction.base.root_size) as tree,
         _pipeline(repository, options) as pipeline,
         _readable(),
     ):
@@ -166,7 +164,7 @@ def _publish_once(
         scanner = Scanner(
             source,
             to,
-            tree=tree,
+            tree=transaction.base_tree,
             memory=memory,
             doubts=doubts,
             pipeline=pipeline,
@@ -179,14 +177,14 @@ def _publish_once(
         scanner.run()
         revision = transaction.commit(tag=options.tag, message=options.message, progress=progress)
         if doubts.everywhere or scanner.counts.put or scanner.counts.removed or memory.published is None:
-            memory.commit(revision.root if revision is not None else transaction.base.root)
+            memory.commit(revision.root if revision is not None else transaction.base_root)
     return revision, scanner.counts
 
 
 def _doubts(repository: Repository, memory: SourceMemory, transaction: Transaction, to: str) -> Doubts:
     """Where the repository is no longer what the memory holds for."""
     published = memory.published
-    base = transaction.base.root
+    base = transaction.base_root
     if published is None:
         return Doubts(everywhere=True)
     if published == base:

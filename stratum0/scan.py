@@ -16,7 +16,7 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from cdn.catalog.entries import XATTR_BYTES_MAX, XATTR_COUNT_MAX, Entry, decode_name
 from cdn.catalog.nesting import AUTO_MARKER, CATALOG_MARKER, Dirtab
@@ -299,6 +299,7 @@ class Scanner:
         def done(content: StoredContent | FileChanged) -> None:
             if isinstance(content, StoredContent):
                 self.counts.bytes_stored += content.stored_size
+                self.counts.objects_new += content.objects_new
                 self._put_names(folder, names, status, content, before, group)
                 self._one_less(folder)
             elif attempt >= ATTEMPTS_MAX:
@@ -345,16 +346,12 @@ class Scanner:
         before: list[Entry | None],
         group: int,
     ) -> None:
-        entry = self._entry("", self._file(_join(folder.relative, names[0])), status, content)
+        file = self._file(_join(folder.relative, names[0]))
         objects = content.objects if content is not None else ()
         for name, old in zip(names, before, strict=True):
-            named = replace(
-                entry,
-                name=decode_name(name),
-                hardlink_group=group,
-                link_count=len(names) if group else entry.link_count,
-            )
-            self._put_if_different(f"{folder.path}/{named.name}", named, old, objects)
+            text = decode_name(name)
+            entry = self._entry(text, file, status, content, group, len(names) if group else 1)
+            self._put_if_different(f"{folder.path}/{text}", entry, old, objects)
         self._progress.advance(len(names))
 
     def _one_less(self, folder: _Folder) -> None:
@@ -426,26 +423,32 @@ class Scanner:
             return True
         return False
 
-    def _entry(self, name: str, file: bytes, status: os.stat_result, content: StoredContent | None = None) -> Entry:
+    def _entry(
+        self,
+        name: str,
+        file: bytes,
+        status: os.stat_result,
+        content: StoredContent | None = None,
+        group: int = 0,
+        link_count: int = 1,
+    ) -> Entry:
         """The entry of a file as it would be published."""
         mode = status.st_mode
-        entry = Entry(
+        target = decode_name(os.readlink(file)) if stat.S_ISLNK(mode) else ""
+        fields = content.entry_fields if content is not None else _fields_without_content(status, target)
+        return Entry(
             name=name,
             mode=mode,
             mtime=status.st_mtime_ns // _NANO,
             mtime_ns=status.st_mtime_ns % _NANO,
             uid=status.st_uid,
             gid=status.st_gid,
+            symlink=target,
+            hardlink_group=group,
+            link_count=link_count,
             xattrs=self._xattrs(file) if self._with_xattrs else (),
+            **fields,
         )
-        if content is not None:
-            return replace(entry, **content.entry_fields)
-        if stat.S_ISDIR(mode):
-            return replace(entry, size=_DIRECTORY_SIZE)
-        if stat.S_ISLNK(mode):
-            target = decode_name(os.readlink(file))
-            return replace(entry, symlink=target, size=len(os.fsencode(target)))
-        return replace(entry, device=status.st_rdev)
 
     def _xattrs(self, file: bytes) -> tuple[tuple[bytes, bytes], ...]:
         """The extended attributes that the format can hold, in key order."""
@@ -468,6 +471,15 @@ class Scanner:
 
     def _path(self, relative: bytes) -> str:
         return f"{self._target}/{decode_name(relative)}" if relative else self._target
+
+
+def _fields_without_content(status: os.stat_result, target: str) -> dict[str, Any]:
+    """Size and device of what is no regular file."""
+    if stat.S_ISDIR(status.st_mode):
+        return {"size": _DIRECTORY_SIZE}
+    if stat.S_ISLNK(status.st_mode):
+        return {"size": len(target.encode("utf-8", "surrogateescape"))}
+    return {"device": status.st_rdev}
 
 
 def comparable(entry: Entry) -> Entry:

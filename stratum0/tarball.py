@@ -290,6 +290,7 @@ class TarballReader:
             pending.objects = content.objects
             pending.is_ready = True
             self._counts.bytes_stored += content.stored_size
+            self._counts.objects_new += content.objects_new
 
         self._pipeline.store_stream(stream, info.size, done)
         self._flush()

@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from stratum0.jobs import Job, do, open_content
+from stratum0.jobs import Message, do, job_of, open_content, outcome_message
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -22,10 +22,10 @@ def serve(connection: Connection) -> None:
     content = open_content(connection.recv())
     while True:
         try:
-            jobs: list[Job] = connection.recv()
+            messages: list[Message] = connection.recv()
         except EOFError:
             return
-        connection.send([do(job, content) for job in jobs])
+        connection.send([outcome_message(do(job_of(message), content)) for message in messages])
 
 
 def main() -> None:
