@@ -60,6 +60,7 @@ class EdgeServer:
         self._fetcher = fetcher
         self._owns_fetcher = fetcher is None
         self.statistics = Statistics()
+        self._sockets: list[socket.socket] = []
         self._listeners: list[asyncio.Server] = []
         self._admin: AdminListener | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -94,10 +95,10 @@ class EdgeServer:
             UsageError: an address or the cache directory cannot be had.
         """
         try:
-            sockets = self._bind()
-            self._build(sockets)
+            self._bind()
+            self._build()
             await asyncio.to_thread(self._supplies_now.disk.open)
-            await self._listen(sockets)
+            await self._listen()
             await self._start_admin()
             self._start_tasks()
         except BaseException:
@@ -113,7 +114,9 @@ class EdgeServer:
         """
         for listener in self._listeners:
             listener.close()
-        self._listeners = []
+        for sock in self._sockets:
+            sock.close()
+        self._listeners, self._sockets = [], []
         if self._shared is not None and self._service is not None:
             self._shared.is_draining = self._service.is_draining = True
             await self._drain(self._config.limits.drain_timeout if drain_seconds is None else drain_seconds)
@@ -182,18 +185,12 @@ class EdgeServer:
         assert self._supplies is not None
         return self._supplies
 
-    def _bind(self) -> list[socket.socket]:
-        sockets: list[socket.socket] = []
-        try:
-            sockets.extend(_bound(*listen_address(text)) for text in self._config.listen.addresses)
-        except BaseException:
-            for each in sockets:
-                each.close()
-            raise
-        self.addresses = tuple((name[0], name[1]) for name in (each.getsockname() for each in sockets))
-        return sockets
+    def _bind(self) -> None:
+        for text in self._config.listen.addresses:
+            self._sockets.append(_bound(*listen_address(text)))
+        self.addresses = tuple((name[0], name[1]) for name in (each.getsockname() for each in self._sockets))
 
-    def _build(self, sockets: list[socket.socket]) -> None:
+    def _build(self) -> None:
         config, statistics = self._config, self.statistics
         routes = Routes(config)
         cache = config.cache
@@ -232,10 +229,10 @@ class EdgeServer:
             edge_name=self._supplies.edge_name,
         )
 
-    async def _listen(self, sockets: list[socket.socket]) -> None:
+    async def _listen(self) -> None:
         shared, loop = self._shared, asyncio.get_running_loop()
         assert shared is not None
-        for each in sockets:
+        for each in self._sockets:
             server = await loop.create_server(
                 lambda: Connection(shared), sock=each, backlog=self._config.listen.backlog
             )

@@ -1,0 +1,237 @@
+"""What the disk does to an edge and an edge to the disk: restarts, rot, truncation, eviction, a full or lost directory."""
+
+import asyncio
+import os
+import shutil
+from contextlib import asynccontextmanager
+from dataclasses import replace
+
+import pytest
+
+from cdn.errors import UsageError
+from edge.config import CacheSettings
+from edge.server import EdgeServer
+from tests.fakes.edge import BASE, World, edge_world, manifest_bytes, object_of
+from tests.fakes.origin import Reply
+
+MANIFEST = f"{BASE}/.cvmfspublished"
+LARGE = os.urandom(3_000_000)
+LARGE_TARGET = object_of(LARGE)
+
+
+@pytest.fixture
+async def world(tmp_path):
+    async with edge_world(tmp_path) as world:
+        yield world
+
+
+@asynccontextmanager
+async def restarted(world: World):
+    """The same edge after a stop and a start, with nothing in memory."""
+    await world.settled()
+    await world.edge.stop(drain_seconds=0)
+    edge = EdgeServer(world.edge.config, clock=world.clock)
+    await edge.start()
+    try:
+        yield World(edge, world.origins, world.clock, world.directory)
+    finally:
+        await edge.stop(drain_seconds=0)
+
+
+def damage(world: World, at: int = 100, *, keeps_times: bool = False) -> None:
+    """Flips a bit of every cached file's body."""
+    for path in world.cached_files():
+        before = path.stat()
+        with path.open("r+b") as file:
+            file.seek(at)
+            byte = file.read(1)
+            file.seek(at)
+            file.write(bytes([byte[0] ^ 1]))
+        if keeps_times:
+            os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+async def test_what_is_cached_outlives_a_restart(world):
+    target, stored = world.publish(b"hello")
+    world.origin.replies[LARGE_TARGET] = Reply(LARGE)
+    world.origin.replies[MANIFEST] = Reply(manifest_bytes(1))
+    for each in (target, LARGE_TARGET, MANIFEST):
+        await world.get(each)
+    async with restarted(world) as again:
+        again.origin.is_dead = True
+        assert (await again.get(target)).body == stored
+        assert (await again.get(LARGE_TARGET)).body == LARGE
+        assert (await again.get(MANIFEST)).body == manifest_bytes(1)
+        assert again.edge.statistics.hits == 3
+
+
+async def test_time_goes_forward_over_a_restart(world):
+    world.origin.replies[MANIFEST] = Reply(manifest_bytes(7))
+    await world.get(MANIFEST)
+    async with restarted(world) as again:
+        again.origin.replies[MANIFEST] = Reply(manifest_bytes(6))
+        again.advance(100)
+        assert (await again.get(MANIFEST)).body == manifest_bytes(7)
+
+
+@pytest.mark.parametrize("stored", [b"a small object" * 20, LARGE])
+async def test_a_byte_that_flipped_on_disk_is_caught_and_healed_without_a_client_noticing(world, stored):
+    target = object_of(stored)
+    world.origin.replies[target] = Reply(stored)
+    await world.get(target)
+    await world.settled()
+    damage(world)
+    async with restarted(world) as again:
+        answer = await again.get(target)
+        assert (answer.is_whole, answer.body == stored) == (True, True)
+        assert again.edge.statistics.disk_failures == 1
+        await again.settled()
+        assert again.origin.count(target) == 2
+        assert "; hit" in (await again.get(target)).headers["cache-status"]
+        assert again.origin.count(target) == 2
+
+
+async def test_a_large_body_damaged_while_the_edge_runs_is_caught_and_healed(world):
+    world.origin.replies[LARGE_TARGET] = Reply(LARGE)
+    await world.get(LARGE_TARGET)
+    await world.settled()
+    damage(world)
+    assert (await world.get(LARGE_TARGET)).body == LARGE
+    assert world.origin.count(LARGE_TARGET) == 2
+
+
+async def test_even_rot_that_leaves_no_trace_never_reaches_a_client_whole(world, monkeypatch):
+    """The file is trusted, as after a fault of the disk itself; the digest taken while sending finds it."""
+    world.origin.replies[LARGE_TARGET] = Reply(LARGE)
+    await world.get(LARGE_TARGET)
+    await world.settled()
+    damage(world, at=2_900_000)
+    monkeypatch.setattr(world.edge._supplies.disk, "_is_trusted", lambda *_: True)
+    answer = await world.get(LARGE_TARGET)
+    assert not answer.is_whole
+    assert (await world.get(LARGE_TARGET)).body == LARGE
+
+
+async def test_a_scrub_finds_and_removes_what_has_rotted(world):
+    targets = [world.publish(b"hello %d" % number) for number in range(5)]
+    for target, _ in targets:
+        await world.get(target)
+    await world.settled()
+    assert await world.edge.scrub() == 0
+    damage(world, at=3)
+    assert await world.edge.scrub() == 5
+    assert world.cached_files() == []
+
+
+@pytest.mark.parametrize("size", [0, 1, 30, 200])
+async def test_a_truncated_file_is_a_miss(world, size):
+    target, stored = world.publish(os.urandom(200))
+    await world.get(target)
+    await world.settled()
+    (path,) = world.cached_files()
+    os.truncate(path, size)
+    async with restarted(world) as again:
+        assert (await again.get(target)).body == stored
+        assert again.origin.count(target) == 2
+
+
+async def test_a_vanished_file_is_a_miss(world):
+    world.origin.replies[LARGE_TARGET] = Reply(LARGE)
+    await world.get(LARGE_TARGET)
+    await world.settled()
+    world.cached_files()[0].unlink()
+    assert (await world.get(LARGE_TARGET)).body == LARGE
+
+
+async def test_a_file_under_another_name_is_not_believed(world):
+    first, _ = world.publish(b"first")
+    second, body = world.publish(b"second")
+    await world.get(first)
+    await world.settled()
+    (first_file,) = world.cached_files()
+    await world.get(second)
+    await world.settled()
+    (second_file,) = set(world.cached_files()) - {first_file}
+    shutil.copy(first_file, second_file)
+    async with restarted(world) as again:
+        assert (await again.get(second)).body == body
+
+
+async def test_a_cache_directory_that_vanished_is_a_cache_that_stores_nothing(world):
+    target, stored = world.publish(b"hello")
+    shutil.rmtree(world.directory)
+    assert (await world.get(target)).body == stored
+    world.origin.replies[LARGE_TARGET] = Reply(LARGE)
+    assert (await world.get(LARGE_TARGET)).body == LARGE
+    await world.settled()
+    assert world.edge.statistics.storage_failures >= 2
+
+
+async def test_the_disk_limit_holds_and_the_least_recently_used_goes_first(tmp_path):
+    settings = CacheSettings(tmp_path / "cache", disk_bytes=8_000_000, memory_bytes=2 << 20, memory_object_bytes=1000)
+    async with edge_world(tmp_path, cache=settings) as world:
+        world.origin.replies[MANIFEST] = Reply(manifest_bytes(1))
+        await world.get(MANIFEST)
+        targets = []
+        for _ in range(60):
+            target, _ = world.publish(os.urandom(300_000))
+            targets.append(target)
+            await world.get(target)
+            await world.settled()
+            assert world.edge._supplies.disk.used_bytes <= 8_000_000
+        on_disk = sum(path.stat().st_size for path in world.cached_files())
+        assert on_disk == world.edge._supplies.disk.used_bytes
+        assert on_disk > 6_000_000
+        assert world.edge.statistics.evictions > 20
+        assert any(path.name.endswith(".pinned") for path in world.cached_files())
+
+
+async def test_unfinished_files_are_swept_at_the_start_and_what_is_there_is_counted(world):
+    world.origin.replies[LARGE_TARGET] = Reply(LARGE)
+    await world.get(LARGE_TARGET)
+    await world.settled()
+    used = world.edge._supplies.disk.used_bytes
+    assert used > len(LARGE)
+    (world.directory / "tmp" / "left-over").write_bytes(b"x" * 1000)
+    async with restarted(world) as again:
+        while not again.edge._supplies.disk.is_counted:
+            await asyncio.sleep(0.005)
+        assert again.edge._supplies.disk.used_bytes == used
+        assert list((again.directory / "tmp").iterdir()) == []
+
+
+async def test_two_edges_do_not_share_a_cache(world):
+    with pytest.raises(UsageError, match="used by another edge"):
+        await EdgeServer(world.edge.config).start()
+
+
+async def test_a_port_that_is_taken_is_told(world):
+    address = "{}:{}".format(*world.edge.address)
+    config = replace(world.edge.config, listen=replace(world.edge.config.listen, addresses=(address,)))
+    with pytest.raises(UsageError, match="cannot listen on 127.0.0.1"):
+        await EdgeServer(config).start()
+
+
+async def test_stopping_lets_answers_finish(world):
+    gate = asyncio.Event()
+    world.origin.replies[LARGE_TARGET] = Reply(LARGE, gate=gate, gate_after=2_000_000)
+    async with world.client() as busy, world.client() as idle:
+        await idle.get("/healthz")
+        await busy.ask(LARGE_TARGET)
+        await busy.receive_head()
+        stopping = asyncio.create_task(world.edge.stop(drain_seconds=60))
+        assert await idle.is_closed()
+        gate.set()
+        assert await busy.reader.readexactly(len(LARGE)) == LARGE
+        await stopping
+
+
+async def test_stopping_at_once_breaks_answers(world):
+    world.origin.replies[LARGE_TARGET] = Reply(LARGE, gate=asyncio.Event(), gate_after=2_000_000)
+    async with world.client() as client:
+        await client.ask(LARGE_TARGET)
+        await client.receive_head()
+        await world.edge.stop(drain_seconds=0)
+        with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
+            await client.reader.readexactly(len(LARGE))
+    assert list((world.directory / "tmp").iterdir()) == []
