@@ -26,6 +26,7 @@ from cdn.hashing import Digest
 from cdn.telemetry import NullProgress, Progress
 from stratum0 import balance
 from stratum0.changes import Change, ChangeKind, is_at_or_below, sort_key
+from stratum0.editing import MARKERS
 from stratum0.levels import ApplyOptions, CatalogFiles, Level, Shelf
 from stratum0.overlay import Overlay, paired
 from stratum0.staging import Row, change_of, path_of, plain_file, row_of
@@ -228,7 +229,7 @@ class _Application:
         if before is None:
             return
         level, name = directory.level, name_of(path)
-        if name in balance.MARKERS and level.path == directory.path and level.path:
+        if name in MARKERS and level.path == directory.path and level.path:
             if self._keeps_markers(level):
                 return
             if name == CATALOG_MARKER and before.is_file:
@@ -417,7 +418,7 @@ class _Application:
         here, there = builder.entry_count, above.builder().entry_count
         if not should_merge(here, there, entries_min=entries_min, entries_max=entries_max):
             return False
-        for name in balance.MARKERS:
+        for name in MARKERS:
             if builder.find(f"{level.path}/{name}") is not None:
                 builder.remove(f"{level.path}/{name}")
         return True

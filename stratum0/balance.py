@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from cdn.catalog.entries import Entry
-from cdn.catalog.nesting import AUTO_MARKER, CATALOG_MARKER, DIRTAB, DIRTAB_BYTES_MAX, Dirtab, choose_splits
+from cdn.catalog.nesting import CATALOG_MARKER, DIRTAB, DIRTAB_BYTES_MAX, Dirtab, choose_splits
 from cdn.compression import compress, decompress
 from cdn.errors import DocumentError
 from cdn.hashing import digest_of, plain_digest_of
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 ENTRIES_LIMIT: Final = 200_000
 """No catalog has more entries than this, unless one directory alone does, whatever the settings say."""
-MARKERS: Final = frozenset({CATALOG_MARKER, AUTO_MARKER})
 _SPLIT_WEIGHT_MIN: Final = 16
 """The smallest subtree that is split off where a catalog would otherwise be larger than the limit."""
 DIRTAB_PATH: Final = f"/{DIRTAB}"

@@ -6,6 +6,7 @@ file stay as they were; and directories do not get a new modification time when 
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import stat
@@ -15,7 +16,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, BinaryIO, Final
 
 from cdn.catalog.entries import Entry, encode_name, encode_xattrs
-from cdn.catalog.nesting import CATALOG_MARKER
+from cdn.catalog.nesting import AUTO_MARKER, CATALOG_MARKER
 from cdn.catalog.paths import is_path
 from cdn.errors import PathExistsError, PathKindError, PathMissingError, UsageError
 from cdn.objects import Kind, ObjectName
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 RESERVED_PATH: Final = "/.cvmfs"
 """Where clients find other revisions; publishers keep out of it (spec §5.9)."""
 ROOT_MARKER: Final = f"/{CATALOG_MARKER}"
+MARKERS: Final = frozenset({CATALOG_MARKER, AUTO_MARKER})
 _PERMISSIONS: Final = 0o7777
 _FILE_MODE: Final = 0o644
 _DIRECTORY_SIZE: Final = 4096
@@ -201,7 +203,7 @@ class Editing(ABC):
         entry = self._existing(path)
         if not path:
             raise UsageError("the root of a repository cannot be removed")
-        if entry.is_directory and not recursive and next(self.listing(path), None) is not None:
+        if entry.is_directory and not recursive and self._holds_something(path):
             raise PathKindError(f"the directory is not empty: {path}")
         self._take_away(path, is_in_base=self.overlay.underlying(path) is not None)
 
@@ -283,6 +285,11 @@ class Editing(ABC):
             raise PathMissingError(path)
         return entry
 
+    def _holds_something(self, path: str) -> bool:
+        """Whether a directory has entries other than the markers that balancing made."""
+        names = {entry.name for entry in itertools.islice(self.listing(path), len(MARKERS) + 1)}
+        return bool(names - MARKERS if AUTO_MARKER in names else names)
+
     def _free(self, path: str, *, parents: bool = False, replaced: bool = False) -> Entry | None:
         """What is to be replaced at a path where something can be put.
 
@@ -305,7 +312,7 @@ class Editing(ABC):
 
     def _check_parent(self, path: str, *, parents: bool) -> None:
         entry = self.find(path)
-        if entry is None and parents:
+        if entry is None and (parents or (path and path == self.subtree)):
             self.mkdir(path, parents=True)
         elif entry is None and path:
             raise PathMissingError(path)

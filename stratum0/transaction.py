@@ -102,35 +102,46 @@ def begin(
     """
     subtree = checked_path(subtree.rstrip("/"), "")
     holder = holder or default_holder()
-    leases = StateLeases(repository.state)
-    lease = _leased(repository, leases, subtree, holder, lease_seconds)
+    try:
+        transaction = _begin(repository, subtree, ephemeral, holder, lease_seconds)
+    except LeaseHeldError:
+        from stratum0.recovery import recover
+
+        recover(repository)  # whoever holds it may have died meanwhile
+        transaction = _begin(repository, subtree, ephemeral, holder, lease_seconds)
+    event("stratum0.transaction.begin", repository=repository.name, id=transaction.id, subtree=subtree or "/")
+    return transaction
+
+
+def _begin(repository: Repository, subtree: str, ephemeral: bool, holder: str, seconds: float) -> Transaction:  # noqa: FBT001
+    """Lease, record and folder, all or nothing: a lease without a record would keep others off for nothing."""
     with ExitStack() as undo:
-        undo.callback(leases.release, lease.token)
-        head = repository.head()
-        now = repository.clock.now()
-        record = TransactionRecord(
-            _new_id(now),
-            TransactionState.OPEN,
-            subtree,
-            ephemeral,
-            holder,
-            lease.token,
-            lease_seconds,
-            head.root,
-            head.root_size,
-            head.revision,
-            now,
-            now,
-        )
         with repository.state.writing():
+            now = repository.clock.now()
+            lease = StateLeases(repository.state).acquire(subtree, holder, seconds, now)
+            head = repository.head()  # not before the lease, or somebody could publish to the subtree in between
+            record = TransactionRecord(
+                _new_id(now),
+                TransactionState.OPEN,
+                subtree,
+                ephemeral,
+                holder,
+                lease.token,
+                seconds,
+                head.root,
+                head.root_size,
+                head.revision,
+                now,
+                now,
+            )
             folder, lock = _new_folder(repository, record.id)
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
             undo.push(lock)
             TransactionTable(repository.state).add(record)
+        undo.callback(_give_up, repository, record)
         transaction = Transaction(repository, record, lease, lock)
         repository.give_to_owner(folder, folder / LOCK_FILE, folder / CHANGES_FILE)
         undo.pop_all()
-    event("stratum0.transaction.begin", repository=repository.name, id=record.id, subtree=subtree or "/")
     return transaction
 
 
@@ -208,8 +219,9 @@ class Transaction(Editing):
         self.subtree = record.subtree
         self.folder: Final = folder_of(repository, record.id)
         self._lease = lease
-        self._leases = StateLeases(repository.state)
-        self._table = TransactionTable(repository.state)
+        self._state = repository.state  # this one, whatever the repository opens and closes
+        self._leases = StateLeases(self._state)
+        self._table = TransactionTable(self._state)
         self._tree = CatalogTree(repository.catalogs, record.base_root, record.base_size)
         self._held = ExitStack()
         self._held.push(lock)
@@ -420,7 +432,7 @@ class Transaction(Editing):
         event("stratum0.transaction.commit", repository=self.repository.name, id=self.id, revision=revision)
 
     def _end(self, state: TransactionState) -> None:
-        with self.repository.state.writing():  # both or neither, or a lease would outlive its transaction
+        with self._state.writing():  # both or neither, or a lease would outlive its transaction
             self.advance(state)
             self._leases.release(self.record.lease)
         self._held.close()
@@ -431,14 +443,10 @@ class Transaction(Editing):
             raise TransactionStateError(f"transaction {self.id} is {self.record.state.value} already")
 
 
-def _leased(repository: Repository, leases: StateLeases, subtree: str, holder: str, seconds: float) -> Lease:
-    try:
-        return leases.acquire(subtree, holder, seconds, repository.clock.now())
-    except LeaseHeldError:
-        from stratum0.recovery import recover
-
-        recover(repository)  # whoever holds it may have died meanwhile
-        return leases.acquire(subtree, holder, seconds, repository.clock.now())
+def _give_up(repository: Repository, record: TransactionRecord) -> None:
+    with repository.state.writing():
+        TransactionTable(repository.state).advance(record, TransactionState.ABORTED, repository.clock.now())
+        StateLeases(repository.state).release(record.lease)
 
 
 def _new_id(now: float) -> str:
