@@ -173,6 +173,7 @@ def _publish_once(
             with_xattrs=repository.settings.include_xattrs,
             progress=progress,
             warn=warn,
+            clock=repository.clock,
         )
         scanner.run()
         revision = transaction.commit(tag=options.tag, message=options.message, progress=progress)

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 import os
 import stat
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from cdn.catalog.entries import XATTR_BYTES_MAX, XATTR_COUNT_MAX, Entry, decode_name
 from cdn.catalog.nesting import AUTO_MARKER, CATALOG_MARKER, Dirtab
+from cdn.clock import Clock, SystemClock
 from cdn.compression import Compression
 from cdn.errors import StorageError
 from cdn.telemetry import NullProgress, Progress
@@ -138,6 +138,7 @@ class Scanner:
         with_xattrs: whether extended attributes are published.
         progress: counts files.
         warn: is told, in a sentence, what was left out.
+        clock: tells when a file was looked at; it must be the one that gives files their times.
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class Scanner:
         with_xattrs: bool,
         progress: Progress | None = None,
         warn: Warn = lambda _: None,
+        clock: Clock | None = None,
     ) -> None:
         self.counts = ScanCounts()
         self._source = source
@@ -167,6 +169,7 @@ class Scanner:
         self._with_xattrs = with_xattrs
         self._progress = progress or NullProgress()
         self._warn = warn
+        self._clock = clock or SystemClock()
         self._changes: list[Change] = []
         self._objects: list[str] = []
 
@@ -193,13 +196,14 @@ class Scanner:
 
     def _scan_folder(self, relative: bytes, *, is_fresh: bool) -> list[tuple[bytes, bool]]:
         """Stages what changed directly in a folder; returns the folders in it and whether each is new."""
-        looked_ns = time.time_ns()
+        looked_ns = self._now_ns()
         statuses = self._list(relative)
         folder = _Folder(relative, self._path(relative), looked_ns, {n: record_of(s) for n, s in statuses.items()})
         self.counts.folders += 1
         self.counts.files += len(statuses)
         old = None if is_fresh else self._remembered(folder)
-        if old is not None and pack(folder.records.items()) == old:
+        is_doubted = folder.path in self._doubts.folders
+        if old is not None and not is_doubted and pack(folder.records.items()) == old:
             self._progress.advance(len(statuses))
             return [
                 (_join(relative, name), False) for name, record in folder.records.items() if is_directory_record(record)
@@ -325,7 +329,7 @@ class Scanner:
             raise StorageError(
                 f"{decode_name(file)} became something else while it was read: stop what changes it, then publish again"
             )
-        folder.records[names[0]] = settled(record_of(status), time.time_ns())
+        folder.records[names[0]] = settled(record_of(status), self._now_ns())
         self._read(folder, names, status, before, group, attempt + 1)
 
     def _vanished(self, folder: _Folder, names: list[bytes], before: list[Entry | None]) -> None:
@@ -465,6 +469,9 @@ class Scanner:
                 continue
             found.append((raw, value))
         return tuple(sorted(found))
+
+    def _now_ns(self) -> int:
+        return int(self._clock.now() * _NANO)
 
     def _file(self, relative: bytes) -> bytes:
         return self._source + b"/" + relative if relative else self._source
