@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from cdn.catalog.reader import Catalog
 from cdn.compression import Decompressor
-from cdn.errors import DocumentError, HashMismatchError
+from cdn.errors import DocumentError, HashMismatchError, ObjectMissingError
 from cdn.hashing import Hasher
 from cdn.objects import Kind, ObjectName
 
@@ -78,6 +78,10 @@ class CatalogCache:
         """
         self._prepare()
         file = self._file(digest)
+        name = ObjectName(digest, Kind.CATALOG)
+        if not self.store.exists(name.path):  # a revision that was collected must not come back by way of the cache
+            self.forget(digest)
+            raise ObjectMissingError(name.path, "the repository's storage")
         try:
             os.utime(file)
         except FileNotFoundError:

@@ -25,12 +25,21 @@ def test_a_catalog_is_inflated_once(repository, tmp_path):
     cache, root = cache_over(repository, tmp_path / "cache"), repository.head().root
     with cache.load(root) as catalog:
         assert catalog.revision == 1
-    repository.store.delete(ObjectName(root, Kind.CATALOG).path)
+    (repository.settings.storage / ObjectName(root, Kind.CATALOG).path).write_bytes(b"not looked at again")
     with cache.load(root) as catalog:
         assert catalog.revision == 1
     cache.forget(root)
+    with pytest.raises(HashMismatchError):
+        cache.load(root)
+
+
+def test_a_catalog_that_the_store_lost_is_not_to_be_had_from_the_cache(repository, tmp_path):
+    cache, root = cache_over(repository, tmp_path / "cache"), repository.head().root
+    cache.load(root).close()
+    repository.store.delete(ObjectName(root, Kind.CATALOG).path)
     with pytest.raises(ObjectMissingError):
         cache.load(root)
+    assert not list((tmp_path / "cache").glob("*.catalog"))
 
 
 def test_a_damaged_object_is_not_cached(repository, tmp_path):
@@ -92,7 +101,9 @@ def test_a_copy_is_private(repository, tmp_path):
 def test_a_catalog_just_written_need_not_be_inflated(repository, tmp_path):
     root = repository.head().root
     repository.catalogs.copy(root, tmp_path / "written")
-    cache = CatalogCache(MemoryStore(), tmp_path / "cache")
+    store = MemoryStore()
+    store.put(ObjectName(root, Kind.CATALOG).path, b"not looked at")
+    cache = CatalogCache(store, tmp_path / "cache")
     cache.keep(root, tmp_path / "written")
     with cache.load(root) as catalog:
         assert catalog.revision == 1

@@ -23,7 +23,7 @@ def test_a_name_of_the_allowed_characters_is_taken(name):
     "name", ["", "x" * 61, ".hidden", "a/b", "a b", "ä.org", "a\n", "..", "a..b", "a.", "-a", "info", "data"]
 )
 def test_any_other_name_is_refused(name):
-    with pytest.raises(UsageError, match="name|characters|called"):
+    with pytest.raises(UsageError, match=r"name|characters|called"):
         checked_name(name)
 
 
