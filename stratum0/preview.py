@@ -20,7 +20,6 @@ from stratum0.scan import Doubts, Scanner
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-    from cdn.hashing import Digest
     from cdn.storage.base import ReadableStore, StagedObject
     from stratum0.pipeline import Pipeline
     from stratum0.repository import Repository
@@ -51,13 +50,13 @@ def preview(
     Raises:
         CdnError: as `publish_tree`.
     """
-    folder = publish._checked_source(repository, source)
+    folder = publish.checked_source(repository, source)
     head = repository.head()
     with (
-        publish._memory(repository, folder, to) as memory,
+        publish.source_memory(repository, folder, to) as memory,
         CatalogTree(repository.catalogs, head.root, head.root_size) as tree,
         tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape", newline="") as spool,
-        publish._readable(),
+        publish.readable(),
     ):
         sink = _Sink(tree, spool)
         content = ContentStore(_UnwrittenStore(repository.store), repository.content_settings)
@@ -68,20 +67,15 @@ def preview(
             memory=memory,
             doubts=Doubts(everywhere=True)
             if verify_content
-            else publish._doubts(repository, memory, cast("Any", _Base(head.root)), to),
+            else publish.doubts_about(repository, memory, head.root, to),
             pipeline=cast("Pipeline", _Reader(content)),
             sink=sink,
-            dirtab=publish._dirtab(folder, to),
+            dirtab=publish.dirtab_of(folder, to),
             with_xattrs=repository.settings.include_xattrs,
             progress=progress or NullProgress(),
             warn=warn,
         ).run()
         yield sink.differences()
-
-
-@dataclass(frozen=True, slots=True)
-class _Base:
-    base_root: Digest
 
 
 class _Sink:
@@ -93,10 +87,8 @@ class _Sink:
 
     def stage(self, changes: Iterable[Change], objects: Iterable[str]) -> None:
         for change in changes:
-            if change.entry is None:
-                kind = "removed"
-            else:
-                kind = "added" if self._tree.find(change.path) is None else "changed"
+            is_new = self._tree.find(change.path) is None
+            kind = "removed" if change.entry is None else "added" if is_new else "changed"
             self._spool.write(f"{kind} {change.path}{_SEPARATOR}")
 
     def differences(self) -> Iterator[Difference]:
@@ -120,8 +112,9 @@ class _Reader:
             content = self._content.store_path(os.fsdecode(path))
             is_same = Stamp.of(os.stat(path, follow_symlinks=False)) == stamp
         except (FileNotFoundError, NotADirectoryError):
-            is_same = False
-        done(content if is_same else FileChanged())
+            done(FileChanged())
+        else:
+            done(content if is_same else FileChanged())
 
     def drain(self) -> None:
         """Everything is done at once."""

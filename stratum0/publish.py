@@ -21,8 +21,9 @@ from stratum0.sources import SourceMemory
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cdn.hashing import Digest
     from stratum0.repository import Repository
-    from stratum0.transaction import Revision, Transaction
+    from stratum0.transaction import Revision
 
 SOURCES_FOLDER: Final = "sources"
 _TRIES: Final = 2
@@ -87,7 +88,7 @@ def publish_tree(
         CdnError: it could not be published; the repository is as it was.
     """
     options = options or PublishOptions()
-    folder = _checked_source(repository, source)
+    folder = checked_source(repository, source)
     began = time.monotonic()
     for attempt in range(1, _TRIES + 1):
         try:
@@ -154,11 +155,15 @@ def _publish_once(
 ) -> tuple[Revision | None, ScanCounts]:
     with (
         repository.transaction(to, ephemeral=True) as transaction,
-        _memory(repository, source, to) as memory,
+        source_memory(repository, source, to) as memory,
         _pipeline(repository, options) as pipeline,
-        _readable(),
+        readable(),
     ):
-        doubts = Doubts(everywhere=True) if options.verify_content else _doubts(repository, memory, transaction, to)
+        doubts = (
+            Doubts(everywhere=True)
+            if options.verify_content
+            else doubts_about(repository, memory, transaction.base_root, to)
+        )
         if doubts.everywhere:
             memory.forget(b"")
         scanner = Scanner(
@@ -169,7 +174,7 @@ def _publish_once(
             doubts=doubts,
             pipeline=pipeline,
             sink=transaction,
-            dirtab=_dirtab(source, to),
+            dirtab=dirtab_of(source, to),
             with_xattrs=repository.settings.include_xattrs,
             progress=progress,
             warn=warn,
@@ -182,10 +187,9 @@ def _publish_once(
     return revision, scanner.counts
 
 
-def _doubts(repository: Repository, memory: SourceMemory, transaction: Transaction, to: str) -> Doubts:
-    """Where the repository is no longer what the memory holds for."""
+def doubts_about(repository: Repository, memory: SourceMemory, base: Digest, to: str) -> Doubts:
+    """Where the revision with this root catalog is no longer what the memory holds for."""
     published = memory.published
-    base = transaction.base_root
     if published is None:
         return Doubts(everywhere=True)
     if published == base:
@@ -196,7 +200,8 @@ def _doubts(repository: Repository, memory: SourceMemory, transaction: Transacti
         return Doubts(everywhere=True)
 
 
-def _memory(repository: Repository, source: bytes, to: str) -> SourceMemory:
+def source_memory(repository: Repository, source: bytes, to: str) -> SourceMemory:
+    """What is remembered of a source folder."""
     settings = repository.settings
     kept = f"{settings.algorithm.option} {settings.compression.option} {settings.include_xattrs}"
     return SourceMemory(repository.folder / SOURCES_FOLDER, source, to, kept)
@@ -212,7 +217,7 @@ def _forget_content(repository: Repository) -> None:
         repository.content.index.clear()
 
 
-def _dirtab(source: bytes, to: str) -> Dirtab:
+def dirtab_of(source: bytes, to: str) -> Dirtab:
     """The rules in the source, where it is the one that has them."""
     if to:
         return Dirtab()
@@ -223,7 +228,7 @@ def _dirtab(source: bytes, to: str) -> Dirtab:
         return Dirtab()
 
 
-def _checked_source(repository: Repository, source: str | os.PathLike[str]) -> bytes:
+def checked_source(repository: Repository, source: str | os.PathLike[str]) -> bytes:
     """The source folder, absolute and without links.
 
     Raises:
@@ -243,7 +248,7 @@ def _is_inside(path: str | Path, folder: str) -> bool:
 
 
 @contextmanager
-def _readable() -> Iterator[None]:
+def readable() -> Iterator[None]:
     """Says of a source that cannot be read which file it was."""
     try:
         yield
