@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
+from cdn.errors import UsageError
 from cdn.telemetry import event
 from edge.config import LogSettings
 from edge.request import Request
@@ -59,13 +60,23 @@ class AccessLog:
         self._statistics = statistics
         self._waiting: list[Access] = []
         self._descriptor = -1
+        self._must_reopen = False
         self._task: asyncio.Task[None] | None = None
         self.is_enabled = bool(self._path)
 
     def start(self) -> None:
-        """Begins to write."""
-        if self.is_enabled:
-            self._task = asyncio.create_task(self._write_on())
+        """Begins to write.
+
+        Raises:
+            UsageError: the file cannot be opened.
+        """
+        if not self.is_enabled:
+            return
+        try:
+            self._descriptor = self._open()
+        except OSError as error:
+            raise UsageError(f"the access log {self._path} cannot be opened: {error.strerror}") from error
+        self._task = asyncio.create_task(self._write_on())
 
     async def stop(self) -> None:
         """Writes what waits, and ends."""
@@ -75,7 +86,7 @@ class AccessLog:
                 await self._task
             self._task = None
             self._write(self._taken())
-        self.reopen()
+        self._close()
 
     def add(self, access: Access) -> None:
         """Notes one request."""
@@ -85,7 +96,10 @@ class AccessLog:
             self._waiting.append(access)
 
     def reopen(self) -> None:
-        """Lets go of the file, so that the next line goes to a new one of the same name."""
+        """Lets the next line go to a new file of the same name, after the old one was moved away."""
+        self._must_reopen = True
+
+    def _close(self) -> None:
         if self._descriptor > 2:
             os.close(self._descriptor)
         self._descriptor = -1
@@ -103,13 +117,16 @@ class AccessLog:
     def _write(self, accesses: list[Access]) -> None:
         data = "".join(self._line(access) + "\n" for access in accesses).encode("utf-8", "replace")
         try:
+            if self._must_reopen:
+                self._must_reopen = False
+                self._close()
             if self._descriptor < 0:
                 self._descriptor = self._open()
             os.write(self._descriptor, data)
         except OSError as error:
             self._statistics.log_lines_dropped += len(accesses)
             event("edge.access_log.failed", level="warning", path=self._path, reason=str(error))
-            self.reopen()
+            self._close()
 
     def _open(self) -> int:
         if self._path == "-":

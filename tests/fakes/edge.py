@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +50,12 @@ def edge_config(directory: Path, *urls: str, **changes: Any) -> EdgeConfig:
         cache=CacheSettings(directory, disk_bytes=64 << 20, memory_bytes=16 << 20, scrub_bytes_per_second=0),
     )
     return replace(config, **changes)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Waits for something that nobody announces."""
+    while not condition():  # noqa: ASYNC110 -- there is no event for it
+        await asyncio.sleep(0.005)
 
 
 @dataclass
@@ -182,8 +188,7 @@ class World:
 
     async def settled(self) -> None:
         """Waits until nothing is being fetched or stored."""
-        while len(self.edge._flights):
-            await asyncio.sleep(0.005)
+        await until(lambda: not len(self.edge._flights))
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""Servers run on uvloop where there is one and on asyncio elsewhere; those that promise to work on both are tried on both."""
+"""Servers run on uvloop where there is one and on asyncio elsewhere; what promises to work on both is tried on both."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the disk does to an edge and an edge to the disk: restarts, rot, truncation, eviction, a full or lost directory."""
+"""What the disk does to an edge and an edge to the disk: restarts, rot, truncation, eviction, a lost directory."""
 
 import asyncio
 import os
@@ -11,7 +11,7 @@ import pytest
 from cdn.errors import UsageError
 from edge.config import CacheSettings
 from edge.server import EdgeServer
-from tests.fakes.edge import BASE, World, edge_world, manifest_bytes, object_of
+from tests.fakes.edge import BASE, World, edge_world, manifest_bytes, object_of, until
 from tests.fakes.origin import Reply
 
 MANIFEST = f"{BASE}/.cvmfspublished"
@@ -194,8 +194,7 @@ async def test_unfinished_files_are_swept_at_the_start_and_what_is_there_is_coun
     assert used > len(LARGE)
     (world.directory / "tmp" / "left-over").write_bytes(b"x" * 1000)
     async with restarted(world) as again:
-        while not again.edge._supplies.disk.is_counted:
-            await asyncio.sleep(0.005)
+        await until(lambda: again.edge._supplies.disk.is_counted)
         assert again.edge._supplies.disk.used_bytes == used
         assert list((again.directory / "tmp").iterdir()) == []
 
@@ -208,7 +207,7 @@ async def test_two_edges_do_not_share_a_cache(world):
 async def test_a_port_that_is_taken_is_told(world):
     address = "{}:{}".format(*world.edge.address)
     config = replace(world.edge.config, listen=replace(world.edge.config.listen, addresses=(address,)))
-    with pytest.raises(UsageError, match="cannot listen on 127.0.0.1"):
+    with pytest.raises(UsageError, match="cannot listen on"):
         await EdgeServer(config).start()
 
 

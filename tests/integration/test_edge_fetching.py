@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from edge.config import CacheSettings, FetchSettings, ForwardSettings
-from tests.fakes.edge import BASE, Client, edge_world, manifest_bytes, object_of
+from tests.fakes.edge import BASE, Client, edge_world, manifest_bytes, object_of, until
 from tests.fakes.origin import Reply
 
 MANIFEST = f"{BASE}/.cvmfspublished"
@@ -36,8 +36,8 @@ def flipped(data: bytes, at: int = -1) -> bytes:
 
 async def clients_of(world, count: int) -> None:
     """Waits until so many clients have joined the one flight."""
-    while sum(flight.clients for flight in world.edge._flights._by_key.values()) < count:
-        await asyncio.sleep(0.005)
+    flights = world.edge._flights._by_key
+    await until(lambda: sum(flight.clients for flight in flights.values()) >= count)
 
 
 # ----------------------------------------------------------------------------------------------------------- collapsing
@@ -301,7 +301,7 @@ async def test_a_forward_client_gets_an_object_even_if_the_server_it_named_is_de
     assert (await pair.get(pair.origins[0].url + MANIFEST)).status == 502
 
 
-# ------------------------------------------------------------------------------------------------- names without content
+# ----------------------------------------------------------------------------------------------- names without content
 
 
 async def test_a_missing_name_is_believed_for_seconds_only(world):
@@ -348,7 +348,7 @@ async def test_redirects_are_passed_on(world):
     assert (answer.status, answer.headers["location"]) == (302, "http://elsewhere.example/x")
 
 
-# ------------------------------------------------------------------------------------------------- time only goes forward
+# ---------------------------------------------------------------------------------------------- time only goes forward
 
 
 async def test_an_older_manifest_never_replaces_a_newer_one(pair):
@@ -411,7 +411,7 @@ async def test_no_cache_while_the_upstreams_are_dead_is_answered_from_the_verifi
     assert (await world.get(target, Cache_Control="no-cache")).body == stored
 
 
-# ------------------------------------------------------------------------------------------------- stale, but better than nothing
+# -------------------------------------------------------------------------------------- stale, but better than nothing
 
 
 async def test_manifest_and_whitelist_outlive_their_upstreams_for_a_bounded_time(world):

@@ -1,0 +1,165 @@
+"""`cdn edge` as operators run it: a process, its signals, its exit status, and its sudden death."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import urllib.request
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.edge import Client, object_of
+from tests.fakes.origin import Reply, running_origin
+
+LARGE = os.urandom(6_000_000)
+LARGE_TARGET = object_of(LARGE)
+
+
+class Process:
+    """A running `cdn edge run`."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self._lines: list[str] = []
+        self._grew = threading.Condition()
+        self._reading = threading.Thread(target=self._read)
+        self._reading.start()
+        self.address = ("127.0.0.1", int(self.wait_for(r"answering on 127\.0\.0\.1 port (\d+)")))
+        self.admin = "http://127.0.0.1:" + self.wait_for(r"metrics on 127\.0\.0\.1 port (\d+)")
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        with self.process.stderr:
+            for line in self.process.stderr:
+                with self._grew:
+                    self._lines.append(line)
+                    self._grew.notify_all()
+
+    def wait_for(self, pattern: str) -> str:
+        """The first group of the first line that matches, as soon as there is one."""
+        with self._grew:
+            found = self._grew.wait_for(lambda: re.search(pattern, "".join(self._lines)), timeout=30)
+        assert found, "".join(self._lines)
+        return found[1] if found.groups() else found[0]
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout=30)
+
+    def ask(self, path: str) -> str:
+        with urllib.request.urlopen(self.admin + path, timeout=10) as reply:
+            return reply.read().decode()
+
+
+@asynccontextmanager
+async def running(path: Path):
+    command = [sys.executable, "-m", "cdn", "edge", "run", "--config", str(path), "--log-format", "json"]
+    process = subprocess.Popen(  # noqa: ASYNC220 -- it takes no time worth speaking of
+        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+    )
+    try:
+        yield await asyncio.to_thread(Process, process)
+    finally:
+        process.kill()
+        await asyncio.to_thread(process.wait)
+
+
+def write_config(directory: Path, url: str, more: str = "") -> Path:
+    path = directory / "edge.toml"
+    path.write_text(
+        f"""
+[listen]
+addresses = ["127.0.0.1:0"]
+[admin]
+listen = "127.0.0.1:0"
+[[upstreams]]
+name = "origin"
+urls = ["{url}/cvmfs/@fqrn@"]
+[cache]
+directory = "cache"
+disk_bytes = "64MiB"
+[log]
+access = "{directory}/access.log"
+{more}
+"""
+    )
+    return path
+
+
+@pytest.fixture
+async def origin():
+    async with running_origin() as origin:
+        origin.replies[LARGE_TARGET] = Reply(LARGE)
+        yield origin
+
+
+async def test_it_serves_tells_how_it_is_and_stops_when_told(tmp_path, origin):
+    async with running(write_config(tmp_path, origin.url)) as edge:
+        async with Client(edge.address) as client:
+            for _ in range(2):
+                assert (await client.get(LARGE_TARGET)).body == LARGE
+        status = json.loads(await asyncio.to_thread(edge.ask, "/status"))
+        assert (status["requests"]["hits"], status["requests"]["misses"]) == (1, 1)
+        metrics = await asyncio.to_thread(edge.ask, "/metrics")
+        assert 'edge_requests_total{kind="object",result="miss"} 1.0' in metrics
+        assert await asyncio.to_thread(edge.ask, "/readyz") == "ready\n"
+        assert await asyncio.to_thread(edge.end) == 0
+        lines = (tmp_path / "access.log").read_text().splitlines()
+        assert [re.search(r'" 200 6000000 .* (\w+) [0-9.]+$', line)[1] for line in lines] == ["miss", "hit"]
+
+
+async def test_sighup_reloads_reopens_the_log_and_keeps_the_old_configuration_over_a_mistake(tmp_path, origin):
+    path = write_config(tmp_path, "http://127.0.0.1:1")
+    async with running(path) as edge:
+        async with Client(edge.address) as client:
+            assert (await client.get(LARGE_TARGET)).status == 502
+            path.write_text("nonsense = 1\n")
+            edge.process.send_signal(signal.SIGHUP)
+            await asyncio.to_thread(edge.wait_for, "edge.reload.refused")
+            (tmp_path / "access.log").rename(tmp_path / "access.log.1")
+            write_config(tmp_path, origin.url)
+            edge.process.send_signal(signal.SIGHUP)
+            await asyncio.to_thread(edge.wait_for, "edge.server.reloaded")
+            assert (await client.get(LARGE_TARGET)).body == LARGE
+        assert await asyncio.to_thread(edge.end) == 0
+        assert " 200 " in (tmp_path / "access.log").read_text()
+
+
+async def test_killed_in_the_middle_it_starts_again_with_nothing_wrong(tmp_path, origin):
+    path = write_config(tmp_path, origin.url)
+    small = object_of(b"small")
+    origin.replies[small] = Reply(b"small")
+    async with running(path) as edge, Client(edge.address) as client:
+        await client.get(small)
+        origin.replies[LARGE_TARGET] = Reply(LARGE, gate=asyncio.Event(), gate_after=4_000_000)
+        await client.ask(LARGE_TARGET)
+        await client.receive_head()
+        await client.reader.readexactly(3_000_000)
+        assert await asyncio.to_thread(edge.end, signal.SIGKILL) == -signal.SIGKILL
+    assert list((tmp_path / "cache" / "tmp").iterdir())
+    async with running(path) as edge:
+        assert list((tmp_path / "cache" / "tmp").iterdir()) == []
+        origin.replies[LARGE_TARGET] = Reply(LARGE)
+        async with Client(edge.address) as client:
+            assert (await client.get(LARGE_TARGET)).body == LARGE
+            assert (await client.get(small)).body == b"small"
+        assert origin.count(small) == 1
+
+
+def test_a_port_that_is_taken_ends_it_with_one_sentence(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        path = write_config(tmp_path, "http://127.0.0.1:1")
+        path.write_text(path.read_text().replace('addresses = ["127.0.0.1:0"]', f'addresses = ["127.0.0.1:{port}"]'))
+        command = [sys.executable, "-m", "cdn", "edge", "run", "--config", str(path)]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 2
+    assert f"cannot listen on 127.0.0.1 port {port}" in ended.stderr
+    assert "Traceback" not in ended.stderr
