@@ -115,6 +115,7 @@ class StorageServer:
         folder: has one folder for each repository, or a symbolic link to one, and perhaps ``info/v1/``.
         settings: where to listen and how patient to be.
         elsewhere: storage folders of repositories that are not in the folder, by name.
+        more_metrics: gives further metrics as text, such as when what expires; called in a thread.
     """
 
     def __init__(
@@ -123,10 +124,12 @@ class StorageServer:
         settings: WebSettings | None = None,
         *,
         elsewhere: Mapping[str, str | os.PathLike[str]] | None = None,
+        more_metrics: Callable[[], str] = str,
     ) -> None:
         self._folder = os.path.abspath(os.fspath(folder))
         self._settings = settings or WebSettings()
         self._elsewhere = {name: os.path.abspath(os.fspath(path)) for name, path in (elsewhere or {}).items()}
+        self._more_metrics = more_metrics
         self._runners: list[web.AppRunner] = []
         self._sweeper: asyncio.Task[None] | None = None
         self._proven: set[web.RequestHandler] = set()
@@ -300,8 +303,9 @@ class StorageServer:
         if request.path != "/metrics" or request.method not in {"GET", "HEAD"}:
             return _not_found()
         connections = len(self._connections())
+        more = (await asyncio.to_thread(self._more_metrics)).encode()
         return web.Response(
-            body=_metrics_text(self.requests, self.bytes_sent, connections),
+            body=_metrics_text(self.requests, self.bytes_sent, connections) + more,
             headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"},
         )
 

@@ -35,6 +35,7 @@ def serve(
     """
     import asyncio
 
+    from stratum0.metrics import metrics_of
     from stratum0.web import StorageServer, WebSettings
 
     home = home_at(root)
@@ -42,7 +43,7 @@ def serve(
     if storage is None:
         home.served.mkdir(parents=True, exist_ok=True)
     settings = WebSettings(host, port, metrics_port, access_log)
-    server = StorageServer(storage or home.served, settings, elsewhere=elsewhere)
+    server = StorageServer(storage or home.served, settings, elsewhere=elsewhere, more_metrics=lambda: metrics_of(home))
 
     def started() -> None:
         document = {
