@@ -7,6 +7,7 @@ ends without its end marker, because a download that broke off looks just like t
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import tarfile
@@ -73,62 +74,80 @@ def opened_tarball(tarball: str | os.PathLike[str] | BinaryIO) -> Iterator[IO[by
 
 def _uncompressed(stream: IO[bytes]) -> IO[bytes]:
     """The stream itself or one that inflates it, by its first bytes."""
-    peekable = _Peekable(stream)
-    head = peekable.peek(6)
+    buffered = io.BufferedReader(_Raw(stream), _BUFFER_BYTES)
+    head = buffered.peek(len(_XZ_MAGIC))
     if head.startswith(_GZIP_MAGIC):
         from isal import igzip
 
-        return cast("IO[bytes]", cast("Any", igzip.GzipFile)(fileobj=peekable, mode="rb"))
+        return _inflating(cast("Any", igzip.GzipFile)(fileobj=buffered, mode="rb"))
     if head.startswith(_XZ_MAGIC):
-        return cast("IO[bytes]", _XzReader(peekable))
+        return _inflating(_XzReader(buffered))
     if head.startswith(_ZSTD_MAGIC):
         import zstandard
 
         decoder = zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES_MAX)
-        return cast("IO[bytes]", decoder.stream_reader(cast("IO[bytes]", peekable), read_across_frames=True))
+        return _inflating(decoder.stream_reader(buffered, read_across_frames=True))
     if head.startswith(_BZIP2_MAGIC):
         import bz2
 
-        return cast("IO[bytes]", bz2.BZ2File(cast("IO[bytes]", peekable)))
-    return cast("IO[bytes]", peekable)
+        return _inflating(bz2.BZ2File(buffered))
+    return buffered
 
 
-class _Peekable:
-    """A stream whose first bytes can be looked at."""
+class _Raw(io.RawIOBase):
+    """Any stream that can be read as one that can be buffered."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
-        self._head = b""
-
-    def peek(self, size: int) -> bytes:
-        while len(self._head) < size and (part := self._stream.read(size - len(self._head))):
-            self._head += part
-        return self._head
-
-    def read(self, size: int = -1) -> bytes:
-        if not self._head:
-            return self._stream.read(size)
-        if size < 0:
-            head, self._head = self._head, b""
-            return head + self._stream.read()
-        head, self._head = self._head[:size], self._head[size:]
-        return head
 
     def readable(self) -> bool:
         return True
 
-    def seekable(self) -> bool:
-        return False
+    def readinto(self, buffer: Any) -> int:
+        data = self._stream.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
 
-    @property
-    def closed(self) -> bool:
-        return self._stream.closed
+
+def _inflating(stream: Any) -> IO[bytes]:
+    return cast("IO[bytes]", _Inflating(stream))
+
+
+class _Inflating:
+    """A stream of inflated bytes; every decoder's way of saying that its stream is damaged becomes ours."""
+
+    def __init__(self, stream: Any) -> None:
+        import lzma
+        import zlib
+
+        import zstandard
+        from isal import isal_zlib
+
+        self._stream = stream
+        self._damage: tuple[type[Exception], ...] = (
+            EOFError,
+            lzma.LZMAError,
+            zlib.error,
+            zstandard.ZstdError,
+            cast("type[Exception]", isal_zlib.error),
+        )
+
+    def read(self, size: int) -> bytes:
+        try:
+            data: bytes = self._stream.read(size)
+        except self._damage as error:
+            raise DocumentError("tarball", f"its compressed stream is damaged ({error})") from error
+        except OSError as error:
+            if error.errno is not None:  # the disk
+                raise
+            raise DocumentError("tarball", f"its compressed stream is damaged ({error})") from error
+        return data
 
 
 class _XzReader:
     """Inflates xz with a limit on the memory that the stream may ask for; streams may follow one another."""
 
-    def __init__(self, stream: _Peekable) -> None:
+    def __init__(self, stream: IO[bytes]) -> None:
         import lzma
 
         self._lzma = lzma
@@ -230,28 +249,20 @@ class TarballReader:
             StorageError: content cannot be stored.
         """
         self._progress.start(None, "files")
-        for info, archive in self._members():
-            self._take(info, archive)
-            self._progress.advance()
-        self._pipeline.drain()
-        self._flush(everything=True)
-
-    def _members(self) -> Iterator[tuple[tarfile.TarInfo, TarFile]]:
         try:
             with tarfile.open(
                 fileobj=self._stream, mode="r|", tarinfo=_StrictInfo, encoding="utf-8", errors="surrogateescape"
             ) as archive:
                 for info in archive:
-                    yield info, archive
+                    self._take(info, archive)
                     cast("Any", archive).members.clear()  # it would keep all of them
-        except (tarfile.TarError, EOFError, ValueError, OverflowError) as error:
+                    self._progress.advance()
+            self._pipeline.drain()
+        except (tarfile.TarError, ValueError, OverflowError) as error:
             raise DocumentError("tarball", str(error) or type(error).__name__) from error
-        except OSError as error:  # what the inflating streams raise, or the disk
+        except OSError as error:
             raise StorageError(f"cannot read the tarball: {error}") from error
-        except Exception as error:
-            if type(error).__name__ in {"LZMAError", "ZstdError", "error", "IsalError"}:
-                raise DocumentError("tarball", f"its compressed stream is damaged ({error})") from error
-            raise
+        self._flush(everything=True)
 
     def _take(self, info: tarfile.TarInfo, archive: TarFile) -> None:
         path = self._path_of(info.name)

@@ -1,0 +1,276 @@
+"""Ingesting a tarball adds what it holds, streamed, or refuses it whole."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import io
+import lzma
+import os
+import random
+import stat
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from cdn.catalog.entries import Entry
+from cdn.catalog.tree import CatalogTree
+from cdn.chunking import CHUNKED_ABOVE_BYTES
+from cdn.errors import CdnError, DocumentError, UsageError
+from stratum0.content import StoredContent
+from stratum0.publish import PublishOptions, PublishResult, ingest_tarball
+from stratum0.repository import Repository
+from tests.fakes import publishers
+from tests.fakes.publishers import new_publisher
+from tests.unit.stratum0.test_content import read_back
+
+COMPRESSED: dict[str, Callable[[bytes], bytes]] = {
+    "plain": bytes,
+    "gz": gzip.compress,
+    "two gz members": lambda data: gzip.compress(data[:1000]) + gzip.compress(data[1000:]),
+    "xz": lzma.compress,
+    "two xz streams": lambda data: lzma.compress(data[:1000]) + bytes(8) + lzma.compress(data[1000:]),
+    "zst": zstandard.ZstdCompressor().compress,
+    "two zst frames": lambda data: b"".join(
+        zstandard.ZstdCompressor().compress(part) for part in (data[:1000], data[1000:])
+    ),
+    "bz2": bz2.compress,
+}
+
+
+@pytest.fixture
+def repository(tmp_path: Path):
+    opened = new_publisher(tmp_path / "home", include_xattrs=True)
+    yield opened
+    opened.close()
+
+
+class Maker:
+    """Makes tarballs in memory."""
+
+    def __init__(self, tar_format: int = tarfile.PAX_FORMAT) -> None:
+        self._buffer = io.BytesIO()
+        self._tar = tarfile.open(fileobj=self._buffer, mode="w", format=tar_format)  # noqa: SIM115  closed by `bytes`
+
+    def add(self, name: str, data: bytes = b"", **attributes: object) -> Maker:
+        info = tarfile.TarInfo(name)
+        info.size = len(data)
+        info.mtime = 1_700_000_000
+        for key, value in attributes.items():
+            setattr(info, key, value)
+        self._tar.addfile(info, io.BytesIO(data))
+        return self
+
+    def folder(self, name: str, mode: int = 0o755) -> Maker:
+        return self.add(name, type=tarfile.DIRTYPE, mode=mode)
+
+    def bytes(self) -> bytes:
+        self._tar.close()
+        return self._buffer.getvalue()
+
+
+def ingest(repository: Repository, data: bytes, to: str = "", **options: object) -> PublishResult:
+    result = ingest_tarball(repository, io.BytesIO(data), to, options=PublishOptions(workers=0), **options)  # type: ignore[arg-type]
+    publishers.published(repository)  # asserts that everything about it is right
+    return result
+
+
+def entries(repository: Repository) -> dict[str, Entry]:
+    head = repository.head()
+    with CatalogTree(repository.catalogs, head.root, head.root_size) as tree:
+        return dict(tree.walk(""))
+
+
+def content(repository: Repository, path: str) -> bytes:
+    entry = entries(repository)[path]
+    stored = StoredContent(entry.size, entry.compression, entry.digest, None, entry.chunks)
+    return read_back(repository.store, stored)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("compressed", COMPRESSED)
+def test_every_compression_is_recognized_by_its_first_bytes(repository: Repository, compressed: str) -> None:
+    data = Maker().folder("d").add("d/f", b"hello").add("large", bytes(CHUNKED_ABOVE_BYTES + 5)).bytes()
+    ingest(repository, COMPRESSED[compressed](data))
+    assert content(repository, "/d/f") == b"hello"
+    assert content(repository, "/large") == bytes(CHUNKED_ABOVE_BYTES + 5)
+
+
+@pytest.mark.parametrize("tar_format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_every_kind_of_member_is_published_as_it_is(repository: Repository, tar_format: int) -> None:
+    maker = Maker(tar_format).folder("d", 0o2750).add("d/f", b"x", mode=0o4711, uid=5, gid=6)
+    maker.add("link", type=tarfile.SYMTYPE, linkname="/no/$(VAR)", mode=0o777)
+    maker.add("fifo", type=tarfile.FIFOTYPE, mode=0o600)
+    maker.add("null", type=tarfile.CHRTYPE, devmajor=1, devminor=3)
+    ingest(repository, maker.bytes())
+    found = entries(repository)
+    assert found["/d"].mode == stat.S_IFDIR | 0o2750
+    assert (found["/d/f"].mode, found["/d/f"].uid, found["/d/f"].gid) == (stat.S_IFREG | 0o4711, 5, 6)
+    assert found["/d/f"].mtime == 1_700_000_000
+    assert found["/link"].symlink == "/no/$(VAR)"
+    assert found["/fifo"].mode == stat.S_IFIFO | 0o600
+    assert (found["/null"].mode & stat.S_IFCHR, found["/null"].device) == (stat.S_IFCHR, os.makedev(1, 3))
+
+
+def test_nanoseconds_before_and_after_1970_survive(repository: Repository) -> None:
+    maker = Maker().add("a", pax_headers={"mtime": "1700000000.123456789"})
+    maker.add("b", pax_headers={"mtime": "-1.5"})
+    ingest(repository, maker.bytes())
+    found = entries(repository)
+    assert (found["/a"].mtime, found["/a"].mtime_ns) == (1_700_000_000, 123_456_789)
+    assert (found["/b"].mtime, found["/b"].mtime_ns) == (-2, 500_000_000)
+
+
+def test_extended_attributes_of_pax_headers_are_published(repository: Repository) -> None:
+    ingest(repository, Maker().add("a", pax_headers={"SCHILY.xattr.user.origin": "here"}).bytes())
+    assert entries(repository)["/a"].xattrs == ((b"user.origin", b"here"),)
+
+
+def test_names_of_any_bytes_survive(repository: Repository) -> None:
+    name = os.fsdecode(b"odd \xff\n name")
+    ingest(repository, Maker(tarfile.GNU_FORMAT).add(name, b"x").bytes())
+    assert f"/{name}" in entries(repository)
+
+
+def test_long_names_survive(repository: Repository) -> None:
+    name = "/".join(["d" * 200] * 3 + ["f" * 255])
+    ingest(repository, Maker().add(name, b"x").bytes())
+    assert content(repository, f"/{name}") == b"x"
+
+
+def test_what_is_there_and_not_in_the_tarball_stays(repository: Repository) -> None:
+    ingest(repository, Maker().folder("d").add("d/old", b"old").add("d/both", b"1").bytes())
+    ingest(repository, Maker().folder("d", 0o700).add("d/new", b"new").add("d/both", b"2").bytes())
+    assert [content(repository, f"/d/{name}") for name in ("old", "new", "both")] == [b"old", b"new", b"2"]
+    assert stat.S_IMODE(entries(repository)["/d"].mode) == 0o700
+
+
+def test_folders_that_the_tarball_does_not_name_are_made(repository: Repository) -> None:
+    ingest(repository, Maker().add("a/b/c", b"x").bytes(), "/opt/app")
+    assert content(repository, "/opt/app/a/b/c") == b"x"
+
+
+def test_the_last_of_two_members_of_one_name_counts(repository: Repository) -> None:
+    ingest(repository, Maker().add("f", b"first").add("f", b"second").bytes())
+    assert content(repository, "/f") == b"second"
+
+
+def test_a_member_may_replace_one_of_another_kind(repository: Repository) -> None:
+    ingest(repository, Maker().folder("x").add("x/f", b"f").bytes())
+    ingest(repository, Maker().add("x", b"now a file").bytes())
+    assert content(repository, "/x") == b"now a file"
+    assert "/x/f" not in entries(repository)
+
+
+def test_a_hard_link_has_the_content_of_what_it_points_to(repository: Repository) -> None:
+    maker = Maker().folder("d").add("d/one", b"linked").add("d/two", type=tarfile.LNKTYPE, linkname="d/one")
+    maker.add("far", type=tarfile.LNKTYPE, linkname="./d/one")
+    ingest(repository, maker.bytes())
+    assert content(repository, "/d/two") == content(repository, "/far") == b"linked"
+
+
+def test_a_hard_link_to_nothing_is_refused(repository: Repository) -> None:
+    refused(repository, Maker().add("two", type=tarfile.LNKTYPE, linkname="one").bytes(), "which is not there")
+
+
+def test_a_sparse_file_is_published_with_its_holes(repository: Repository, tmp_path: Path) -> None:
+    file = tmp_path / "sparse"
+    with file.open("wb") as stream:
+        stream.seek(3 << 20)
+        stream.write(b"end")
+    os.system(f"cd {tmp_path} && tar --sparse -cf t.tar sparse")
+    ingest(repository, (tmp_path / "t.tar").read_bytes())
+    assert content(repository, "/sparse") == bytes(3 << 20) + b"end"
+
+
+def test_leading_components_can_be_stripped(repository: Repository) -> None:
+    data = Maker().folder("app-1.0").folder("app-1.0/bin").add("app-1.0/bin/x", b"x").add("README", b"").bytes()
+    ingest(repository, data, "/app", strip_components=1)
+    assert content(repository, "/app/bin/x") == b"x"
+    assert "/app/README" not in entries(repository)
+
+
+def test_dot_prefixes_and_leading_slashes_mean_the_subtree(repository: Repository) -> None:
+    ingest(repository, Maker().folder("./").add("./a", b"a").add("/b", b"b").bytes(), "/sub")
+    assert content(repository, "/sub/a") == b"a"
+    assert content(repository, "/sub/b") == b"b"
+
+
+def test_many_members_take_turns_between_folders(repository: Repository) -> None:
+    maker = Maker()
+    contents = {f"d{number % 7}/f{number}": random.Random(number).randbytes(number % 50) for number in range(2500)}
+    for name, data in contents.items():
+        maker.add(name, data)
+    result = ingest(repository, maker.bytes())
+    assert result.counts.files == 2500
+    for name in list(contents)[::250]:
+        assert content(repository, f"/{name}") == contents[name]
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def refused(repository: Repository, data: bytes, message: str, to: str = "") -> None:
+    revision = repository.head().revision
+    with pytest.raises(CdnError, match=message):
+        ingest(repository, data, to)
+    assert repository.head().revision == revision
+    assert not list((repository.folder / "transactions").iterdir())
+
+
+@pytest.mark.parametrize("name", ["../escape", "a/../../escape", "a/..", "/../x"])
+def test_names_that_lead_out_are_refused(repository: Repository, name: str) -> None:
+    refused(repository, Maker().add("before", b"x").add(name, b"x").bytes(), "leads out of the subtree")
+
+
+def test_an_archive_without_its_end_is_refused(repository: Repository) -> None:
+    """A download that broke off between two members looks just like this."""
+    data = Maker().add("a", b"x" * 512).bytes()
+    refused(repository, data[:1024], "end marker")
+
+
+@pytest.mark.parametrize("kept", [100, 600, 1023, 1100, 1500])
+def test_a_truncated_archive_is_refused(repository: Repository, kept: int) -> None:
+    data = Maker().add("a", b"x" * 512).add("b", b"y" * 512).bytes()
+    refused(repository, data[:kept], "damaged|ended after|end")
+
+
+@pytest.mark.parametrize("compressed", ["gz", "xz", "zst", "bz2"])
+def test_a_truncated_compressed_stream_is_refused(repository: Repository, compressed: str) -> None:
+    data = COMPRESSED[compressed](Maker().add("a", random.Random(1).randbytes(100_000)).bytes())
+    refused(repository, data[: len(data) // 2], "damaged|end|read")
+
+
+@pytest.mark.parametrize("compressed", ["gz", "xz", "bz2"])
+def test_a_damaged_compressed_stream_is_refused(repository: Repository, compressed: str) -> None:
+    data = bytearray(COMPRESSED[compressed](Maker().add("a", random.Random(1).randbytes(100_000)).bytes()))
+    data[len(data) // 2] ^= 1
+    refused(repository, bytes(data), "damaged|read")
+
+
+def test_a_damaged_header_is_refused(repository: Repository) -> None:
+    """The standard library would take it for the end of the archive."""
+    data = bytearray(Maker().add("a", b"x").add("b", b"y").bytes())
+    data[1024 + 5] ^= 1
+    refused(repository, bytes(data), "header is damaged")
+
+
+def test_something_that_is_no_archive_is_refused(repository: Repository) -> None:
+    refused(repository, b"<html>404 not found</html>" * 100, "damaged")
+
+
+def test_nothing_is_refused(repository: Repository) -> None:
+    refused(repository, b"", "damaged|end marker")
+
+
+def test_a_path_that_is_not_there_is_named(repository: Repository, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"missing\.tar"):
+        ingest_tarball(repository, tmp_path / "missing.tar")
+
+
+def test_an_impossible_time_is_refused(repository: Repository) -> None:
+    for text in ("nan", "1e400", "never"):
+        with pytest.raises(DocumentError):
+            ingest(repository, Maker().add("a", pax_headers={"mtime": text}).bytes())
