@@ -219,6 +219,7 @@ class Transaction(Editing):
         self.subtree = record.subtree
         self.folder: Final = folder_of(repository, record.id)
         self._lease = lease
+        self._is_closed = False
         self._state = repository.state  # this one, whatever the repository opens and closes
         self._leases = StateLeases(self._state)
         self._table = TransactionTable(self._state)
@@ -274,8 +275,11 @@ class Transaction(Editing):
 
     def close(self) -> None:
         """Lets go of a staged transaction, which can be opened again; an ephemeral one is aborted."""
+        if self._is_closed:
+            return
         if self.record.is_ephemeral and self.record.state is TransactionState.OPEN:
             self.abort()
+        self._is_closed = True
         self._held.close()
 
     def __enter__(self) -> Self:
@@ -306,7 +310,12 @@ class Transaction(Editing):
 
     @property
     def overlay(self) -> Overlay:
-        """The tree as it would be after a commit."""
+        """The tree as it would be after a commit.
+
+        Raises:
+            TransactionStateError: the transaction is not open.
+        """
+        self._check_open()
         return self._overlay
 
     def stage(self, changes: Iterable[Change], objects: Iterable[str]) -> None:
@@ -326,6 +335,7 @@ class Transaction(Editing):
 
     def changes(self, path: str = "") -> Iterator[Change]:
         """The net changes so far at and below a path, parents before what is below them."""
+        self._check_open()
         return self.staging.changes(path)
 
     def _admitted(self, changes: Iterable[Change]) -> Iterator[Change]:
@@ -441,6 +451,8 @@ class Transaction(Editing):
     def _check_open(self) -> None:
         if self.record.state is not TransactionState.OPEN:
             raise TransactionStateError(f"transaction {self.id} is {self.record.state.value} already")
+        if self._is_closed:
+            raise TransactionStateError(f"transaction {self.id} was let go: open it again")
 
 
 def _give_up(repository: Repository, record: TransactionRecord) -> None:

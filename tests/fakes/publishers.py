@@ -12,7 +12,7 @@ from cdn.catalog.entries import Entry
 from cdn.catalog.reader import Catalog
 from cdn.catalog.schema import Counters, NestedReference
 from cdn.catalog.validate import validate, validate_pair, validate_subtree
-from cdn.clock import Clock
+from cdn.clock import Clock, ManualClock
 from cdn.compression import Compression, decompress
 from cdn.hashing import Digest, digest_of
 from cdn.history import History
@@ -28,17 +28,17 @@ NAME = "sw.example.org"
 
 
 @functools.cache
-def _template() -> tuple[tempfile.TemporaryDirectory[str], Home]:
-    """A new repository, made once in a test run, as making its keys takes half a second."""
+def _template(now: float | None) -> tuple[tempfile.TemporaryDirectory[str], Home]:
+    """A new repository made at this time, once in a test run, as making its keys takes half a second."""
     folder = tempfile.TemporaryDirectory()
     home = Home(Path(folder.name))
-    Repository.create(NAME, home).close()
+    Repository.create(NAME, home, clock=None if now is None else ManualClock(now)).close()
     return folder, home
 
 
 def new_publisher(folder: Path, clock: Clock | None = None, **settings: object) -> Repository:
     """A new repository below this folder."""
-    template, home = _template()[1], Home(folder)
+    template, home = _template(None if clock is None else clock.now())[1], Home(folder)
     shutil.copytree(template.root, folder, dirs_exist_ok=True)
     changed = {"storage": home.storage_of(NAME), **settings}
     replace(RepositorySettings.load(home.folder_of(NAME)), **changed).save(home.folder_of(NAME))
