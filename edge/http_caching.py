@@ -113,7 +113,7 @@ def cache_control(headers: Headers) -> Directives:
     for member in quoted_list(headers.joined("Cache-Control") or ""):
         name, equals, value = member.partition("=")
         name, argument = name.strip().lower(), _unquoted(value.strip()) if equals else None
-        if name and (name not in found or _is_smaller(argument, found[name])):
+        if name and (name not in found or _is_stricter(argument, found[name])):
             found[name] = argument
     return found
 
@@ -129,9 +129,11 @@ def _unquoted(text: str) -> str:
     return text[1:-1].replace("\\", "") if len(text) > 1 and text[0] == text[-1] == '"' else text
 
 
-def _is_smaller(new: str | None, known: str | None) -> bool:
-    number, known_number = delta_seconds(new), delta_seconds(known)
-    return number is None if known_number is not None and new is not None else (number or 0) < (known_number or 0)
+def _is_stricter(new: str | None, known: str | None) -> bool:
+    """Compares two arguments of one directive: none is stricter than any, a smaller number than a larger one."""
+    if new is None or known is None:
+        return known is not None
+    return (delta_seconds(new) or 0.0) < (delta_seconds(known) or 0.0)
 
 
 def wants_validation(request: Headers) -> bool:

@@ -1,0 +1,56 @@
+"""Configurations that are refused, and why."""
+
+from pathlib import Path
+
+import pytest
+
+from cdn.config import parse_config
+from cdn.errors import ConfigError
+from edge.config import EdgeConfig, UpstreamSettings, load
+
+EXAMPLE = Path(__file__).parents[3] / "examples" / "edge.toml"
+GOOD = '[[upstreams]]\nname = "a"\nurls = ["http://a/@fqrn@"]\n'
+
+
+def test_the_example_is_good_and_its_cache_lies_beside_it():
+    config = load(EXAMPLE)
+    assert [upstream.name for upstream in config.upstreams] == ["example", "partner"]
+    assert config.cache.directory == EXAMPLE.parent / "cache"
+    assert config.cache.disk_bytes == 100 << 30
+
+
+def test_only_upstreams_are_needed():
+    assert parse_config(EdgeConfig, GOOD, "x").forward.enabled
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("upstreams = []\n", "upstreams: name at least one"),
+        ('[[upstreams]]\nname = "a"\nurls = []\n', "urls: name at least one server"),
+        ('[[upstreams]]\nname = "a b"\nurls = ["http://a/@fqrn@"]\n', "name: use letters"),
+        ('[[upstreams]]\nname = "a"\nurls = ["http://a/b"]\n', "needs @fqrn@ in each URL"),
+        ('[[upstreams]]\nname = "a"\nurls = ["ftp://a/@fqrn@"]\n', "is no base URL"),
+        ('[[upstreams]]\nname = "a"\nurls = ["/cvmfs/@fqrn@"]\n', "is no base URL"),
+        (GOOD + GOOD, "two have the same name"),
+        (GOOD + "[listen]\naddresses = []\n", "name at least one address"),
+        (GOOD + '[listen]\naddresses = ["localhost:80"]\n', "localhost"),
+        (GOOD + '[cache]\nmemory_bytes = "1MiB"\nmemory_object_bytes = "2MiB"\n', "larger than memory_bytes"),
+        (GOOD + '[lifetimes]\nnegative = "2m"\n', "hides new objects"),
+        (GOOD + "[limits]\ntarget_bytes_max = 20000\n", "larger than head_bytes_max"),
+        (GOOD + "[limits]\nconnections_max = 0\n", "greater than zero"),
+        (GOOD + '[forward]\nallow = ["example.org"]\n', "is no base URL"),
+        (GOOD + '[log]\nformat = "xml"\n', "format"),
+        (GOOD + "[cache]\ndisk = 1\n", "no such key"),
+    ],
+)
+def test_a_mistake_is_told(text, message):
+    with pytest.raises(ConfigError, match=r"^x:") as told:
+        parse_config(EdgeConfig, text, "x")
+    assert message in str(told.value)
+
+
+def test_a_group_of_one_repository_needs_no_mark():
+    upstream = UpstreamSettings("a", ("http://a/b/",), ("sw.example.org",))
+    assert upstream.bases("sw.example.org") == ("http://a/b",)
+    assert not upstream.holds("sx.example.org")

@@ -1,0 +1,98 @@
+"""Who is asked for what."""
+
+import pytest
+
+from edge.config import EdgeConfig, ForwardSettings, UpstreamSettings
+from edge.request import RequestError
+from edge.routing import Routes
+from edge.target import parse_target
+
+OBJECT = "data/01/23456789abcdef0123456789abcdef01234567"
+ROUTES = Routes(
+    EdgeConfig(
+        upstreams=(
+            UpstreamSettings("own", ("http://own.example.org/repo",), ("own.example.org",)),
+            UpstreamSettings("all", ("http://s1/cvmfs/@fqrn@", "http://S2:8000/x/@fqrn@/"), ("*.example.org", "info")),
+        ),
+        forward=ForwardSettings(allow=("http://other.example.org/pub",)),
+    )
+)
+
+
+def urls(text: str) -> list[str]:
+    return [source.url for source in ROUTES.locate(parse_target(text)).sources]
+
+
+def test_the_first_group_that_holds_a_repository_serves_it():
+    assert urls("/cvmfs/own.example.org/.cvmfspublished") == ["http://own.example.org/repo/.cvmfspublished"]
+    assert urls("/cvmfs/sw.example.org/a?b") == [
+        "http://s1/cvmfs/sw.example.org/a?b",
+        "http://S2:8000/x/sw.example.org/a?b",
+    ]
+    assert urls("/cvmfs/info/v1/meta.json")[0] == "http://s1/cvmfs/info/v1/meta.json"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["/cvmfs/sw.example.com/x", "/cvmfs/sw.example.org", "/x", "/cvmfs//x", "/cvmfs/-/", "/Cvmfs/sw.example.org/x"],
+)
+def test_what_nobody_holds_is_refused(text):
+    if text == "/cvmfs/-/":
+        text = "/cvmfs/-"
+    with pytest.raises(RequestError) as refused:
+        urls(text)
+    assert refused.value.status == 403
+
+
+def test_a_forward_client_is_served_by_the_server_it_names_and_objects_by_all():
+    assert urls("http://s2:8000/x/sw.example.org/.cvmfspublished") == [
+        "http://s2:8000/x/sw.example.org/.cvmfspublished"
+    ]
+    assert urls(f"http://s2:8000/x/sw.example.org/{OBJECT}") == [
+        f"http://s2:8000/x/sw.example.org/{OBJECT}",
+        f"http://s1/cvmfs/sw.example.org/{OBJECT}",
+    ]
+    assert urls("http://other.example.org/pub/x") == ["http://other.example.org/pub/x"]
+    assert urls("http://own.example.org/repo/x") == ["http://own.example.org/repo/x"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://s1/x",
+        "http://s1:8000/cvmfs/a/b",
+        "https://s1/cvmfs/a/b",
+        "http://other.example.org/public",
+        "http://other.example.org/pub",
+        "http://own.example.org/repository/x",
+        "http://evil.example.org/cvmfs/sw.example.org/x",
+        "http://s1.evil.example/cvmfs/a/b",
+    ],
+)
+def test_no_other_server_can_be_reached(text):
+    with pytest.raises(RequestError) as refused:
+        urls(text)
+    assert refused.value.status == 403
+
+
+def test_an_object_has_one_key_however_it_is_asked_for():
+    keys = {
+        ROUTES.locate(parse_target(text)).key
+        for text in (
+            f"/cvmfs/sw.example.org/{OBJECT}",
+            f"http://s1/cvmfs/sw.example.org/{OBJECT}",
+            f"http://s2:8000/x/sw.example.org/{OBJECT}",
+        )
+    }
+    assert len(keys) == 1
+    other = ROUTES.locate(parse_target(f"/cvmfs/sx.example.org/{OBJECT}")).key
+    with_query = ROUTES.locate(parse_target(f"/cvmfs/sw.example.org/{OBJECT}?x")).key
+    assert len(keys | {other, with_query}) == 3
+
+
+def test_what_differs_by_server_has_a_key_for_each():
+    first, second = (
+        ROUTES.locate(parse_target(f"http://{host}/sw.example.org/.cvmfspublished")).key
+        for host in ("s1/cvmfs", "s2:8000/x")
+    )
+    assert first != second
