@@ -1,0 +1,1 @@
+"""What the measuring programs share: processes and what they use, generated trees, the machine, and reports."""
