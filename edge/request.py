@@ -112,6 +112,8 @@ class RequestReader:
         self._limits = limits
         self._memo = memo if memo is not None else {}
         self._buffer = bytearray()
+        self._seen = 0
+        """How much of the buffer has been looked at; the last few bytes are looked at again."""
 
     @property
     def buffered(self) -> int:
@@ -140,7 +142,8 @@ class RequestReader:
         buffer = self._buffer
         while buffer.startswith(b"\r\n"):  # left behind by sloppy clients after a body (RFC 9112 §2.2)
             del buffer[:2]
-        end = buffer.find(_END)
+            self._seen = 0
+        end = buffer.find(_END, self._seen)
         if end < 0:
             self._check_unfinished()
             return None
@@ -148,6 +151,7 @@ class RequestReader:
             raise _too_large(bytes(buffer[: self._limits.head_bytes_max]), self._limits)
         head = bytes(buffer[: end + len(_END)])
         del buffer[: len(head)]
+        self._seen = 0
         return self._memo.get(head) or self._read(head)
 
     def _read(self, head: bytes) -> Request:
@@ -162,9 +166,10 @@ class RequestReader:
         """Refuses what cannot become a request, instead of waiting for its end."""
         if len(self._buffer) > self._limits.head_bytes_max:
             raise _too_large(bytes(self._buffer), self._limits)
-        whole_lines = self._buffer.removesuffix(b"\r")
-        if _FORBIDDEN.search(whole_lines):
+        end = len(self._buffer) - self._buffer.endswith(b"\r")  # which the next byte may complete
+        if _FORBIDDEN.search(self._buffer, self._seen, end):
             raise RequestError(400, "its head has characters or line ends that HTTP forbids")
+        self._seen = max(0, end - len(_END))
 
 
 def parse_request(head: bytes, limits: RequestLimits) -> Request:
