@@ -17,7 +17,7 @@ from typing import Final
 from cdn.demo.report import DemoFailedError
 
 READY_SECONDS: Final = 30.0
-STOP_SECONDS: Final = 5.0
+STOP_SECONDS: Final = 3.0
 _POLL_SECONDS: Final = 0.02
 _LOG_TAIL_BYTES: Final = 4000
 _TAKEN: Final = ("address already in use", "cannot listen on")

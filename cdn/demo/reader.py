@@ -3,9 +3,11 @@
 One JSON object a line comes in on standard input, one or more go out on standard output; the end of the input ends it.
 
     {"do": "open", "cache": FOLDER, "servers": URLS, "key": FILE}   finds its edge, verifies the newest revision
-    {"do": "read", "expected": FILE, "only": [PATH, …] or null}     reads files and compares them with what they must be
+    {"do": "read", "expected": FILE, "only": [PATH, …] or null}     compares the tree with what it must be, reads files
     {"do": "refresh"}                                               looks for a newer revision
     {"do": "close"}
+
+A read may also have "hold": [NUMBER, FILE]: no more files than that are begun before the file is there.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import os
 import re
 import sys
 from collections import Counter
@@ -41,6 +44,8 @@ TOGETHER: Final = 24
 """Files read at the same time."""
 _SAY_EVERY: Final = 25
 _TOLD_MAX: Final = 20
+_HOLD_SECONDS: Final = 30.0
+_POLL_SECONDS: Final = 0.01
 _PATIENCE: Final = SourcePolicy(rounds=RetryPolicy(10, 0.25, 2.0))
 """How long a reader goes on asking when its only name leads to a dead edge: until DNS has noticed."""
 _EDGE: Final = re.compile(r'"([^"]{1,100})"(; hit)?')
@@ -88,14 +93,24 @@ class Reading:
         repository: what is read.
         expected: what must be found.
         only: these files alone; None for all.
+        hold: after how many files to wait, and for which file to be there.
     """
 
-    def __init__(self, repository: MountedRepository, expected: Expected, only: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        repository: MountedRepository,
+        expected: Expected,
+        only: Sequence[str] | None,
+        hold: tuple[int, str] | None = None,
+    ) -> None:
         self._repository = repository
         self._expected = expected
         self._only = None if only is None else frozenset(only)
+        self._hold = hold
+        self._begun = 0
         self._left = set(expected.files) | set(expected.links)
         self._found: asyncio.Queue[tuple[str, Entry] | None] = asyncio.Queue(TOGETHER * 4)
+        self._say_every = max(1, min(_SAY_EVERY, len(self._only or expected.files) // 20))
         self.files = self.bytes = 0
         self.failed: list[str] = []
         self.wrong: list[str] = []
@@ -135,7 +150,17 @@ class Reading:
         elif entry.size != facts.size:
             self.wrong.append(f"{path}: it has {entry.size} bytes instead of {facts.size}")
         elif self._only is None or path in self._only:
+            await self._held_back()
             await self._found.put((path, entry))
+            self._begun += 1
+
+    async def _held_back(self) -> None:
+        """Waits where it was told to, so that however small the tree, something happens in the middle."""
+        if self._hold is not None and self._begun >= self._hold[0]:
+            async with asyncio.timeout(_HOLD_SECONDS):
+                while not await asyncio.to_thread(os.path.exists, self._hold[1]):  # noqa: ASYNC110  # another process
+                    await asyncio.sleep(_POLL_SECONDS)
+            self._hold = None
 
     async def _read_found(self) -> None:
         while (found := await self._found.get()) is not None:
@@ -145,7 +170,7 @@ class Reading:
             except (CdnError, OSError) as error:
                 self.failed.append(f"{path}: {error}")
             self.files += 1
-            if self.files % _SAY_EVERY == 0:
+            if self.files % self._say_every == 0:
                 say({"progress": self.files})
 
     async def _read(self, path: str, entry: Entry, facts: Facts) -> None:
@@ -216,7 +241,7 @@ class Reader:
         assert self._fetcher is not None
         before, hits = Counter(self._fetcher.answers), Counter(self._fetcher.hits)
         expected = await asyncio.to_thread(Expected.load, Path(order["expected"]))
-        result = await Reading(self._opened, expected, order.get("only")).run()
+        result = await Reading(self._opened, expected, order.get("only"), order.get("hold")).run()
         return {
             **result,
             "revision": self._opened.revision,

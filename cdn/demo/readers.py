@@ -76,14 +76,24 @@ class ReaderHandle:
         return await self._do({"do": "open", "cache": cache, "servers": servers, "key": key}, ANSWER_SECONDS)
 
     async def read(
-        self, expected: str, only: tuple[str, ...] | None = None, on_progress: Callable[[int], None] = _ignore
+        self,
+        expected: str,
+        only: tuple[str, ...] | None = None,
+        on_progress: Callable[[int], None] = _ignore,
+        hold: tuple[int, str] | None = None,
     ) -> ReadResult:
         """Compares the whole tree with what it must be and reads its files, or only some.
+
+        Args:
+            expected: what it must be, a file.
+            only: which files to read; None for all.
+            on_progress: told how many were read.
+            hold: after how many files to wait, and for which file to be there.
 
         Raises:
             DemoFailedError: it could not even try.
         """
-        order = {"do": "read", "expected": expected, "only": only}
+        order = {"do": "read", "expected": expected, "only": only, "hold": hold}
         return ReadResult(**await self._do(order, READ_SECONDS, on_progress))
 
     async def refresh(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from cdn.clock import Clock
 from cdn.errors import CdnError
-from cdn.reporting import Cell, Table, duration_text
+from cdn.reporting import Cell, Table
 
 
 class DemoFailedError(CdnError):
@@ -194,25 +194,23 @@ class Recorder:
 
     def summary(self) -> tuple[str | Table, ...]:
         """The report for people: the last lines of the demonstration."""
-        rows: list[Sequence[Cell]] = [
-            (step.number, step.title, step.seconds, "ok" if step.is_good else "FAILED", step.outcome)
-            for step in self.steps
-        ]
         totals = [(name.replace("_", " "), _shown(value)) for name, value in self.totals.items()]
-        return (
-            *((Table(("", "total"), totals, title=""),) if totals else ()),
-            Table(("step", "what", "seconds", "result", "seen"), rows),
-            self._verdict(),
-        )
+        rows: list[Sequence[Cell]] = [
+            (step.number, step.title, step.seconds, _verdict(is_good=step.is_good), step.outcome) for step in self.steps
+        ]
+        rows.append((None, "all of it", self.seconds, _verdict(is_good=self.is_good), self._conclusion()))
+        table = Table(("step", "what", "seconds", "result", "seen"), rows)
+        return (*((Table(("total", ""), totals),) if totals else ()), table)
 
-    def _verdict(self) -> str:
+    def _conclusion(self) -> str:
         checks = sum(len(step.checks) for step in self.steps)
-        took = duration_text(self.seconds)
-        if self.is_good:
-            return f"All {checks} checks held, in {took}."
         left = self._expected - len(self.steps)
-        undone = f"; {left} step(s) were not begun" if left else ""
-        return f"{len(self.failures)} of {checks} checks did not hold{undone}, after {took}."
+        undone = f", {left} step(s) not begun" if left else ""
+        return f"{checks - len(self.failures)} of {checks} checks held{undone}"
+
+
+def _verdict(*, is_good: bool) -> str:
+    return "ok" if is_good else "FAILED"
 
 
 def _shown(value: object) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -21,6 +20,10 @@ from cdn.telemetry import fault_point
 
 KILL_AT: Final = 0.3
 """When the edge dies: the part of the files that its reader has read."""
+_HOLD_AT: Final = 0.6
+"""Where the reader waits for the death, should it be faster."""
+_KILL_FILES_MAX: Final = 3_000
+_SAMPLE_FILES_MAX: Final = 50
 _LYON, _, _OSAKA = CLIENTS
 
 
@@ -68,7 +71,6 @@ class Scenario:
         for title, tell in STEPS:
             with self._record.step(title):
                 await tell(self)
-        self._record.totals.update(await self._totals())
 
     # -------------------------------------------------------------------------- publishing
 
@@ -98,7 +100,8 @@ class Scenario:
             f"{size_text(done['bytes_read'])}, {stored} stored, {done['catalogs_written']} catalog(s)"
         )
         wanted = len(self._expected.files)
-        self._record.check("every file was published", is_good=done["files"] == wanted, seen=f"{done['files']:,}")
+        was_read = f"{done['files_read']:,} of {wanted:,}"
+        self._record.check("every file was published", is_good=done["files_read"] == wanted, seen=was_read)
         self._save_expected()
         await self._network.serve_stratum0()
         self._record.say(f"serving it at {self._network.stratum0_url}/cvmfs/{REPOSITORY}")
@@ -162,8 +165,9 @@ class Scenario:
         client, edge = _LYON, _LYON.nearest
         loop = asyncio.get_running_loop()
         await self._open(client.name, "second")
-        shutil.rmtree(self._workspace.client_cache(client.name, "first"), ignore_errors=True)
-        total = len(self._expected.files)
+        wanted = self._sample(_KILL_FILES_MAX)
+        total = len(wanted)
+        sign = self._workspace.root / "killed"
         due = asyncio.Event()
         seen = 0
 
@@ -178,11 +182,14 @@ class Scenario:
             await due.wait()
             status = await self._network.edge_status(edge)
             self._network.processes.kill(f"edge-{edge}")
-            return _Killed(seen, loop.time(), status)
+            killed = _Killed(seen, loop.time(), status)
+            await asyncio.to_thread(sign.touch)
+            return killed
 
         async def read() -> ReadResult:
+            hold = (int(total * _HOLD_AT), str(sign))
             try:
-                return await self._read(client.name, on_progress=on_progress)
+                return await self._read(client.name, only=wanted, on_progress=on_progress, hold=hold)
             finally:
                 due.set()  # however short the reading was, the killing is not waited for in vain
 
@@ -195,7 +202,8 @@ class Scenario:
         )
         before, after = result.answers.get(edge, 0), result.answers.get(client.next_nearest, 0)
         shares = f"{before:,} answers from {edge.title()}, then {after:,} from {client.next_nearest.title()}"
-        self._record.say(f"{client.name.title()} read on: {shares}")
+        hits, answers = sum(result.hits.values()), sum(result.answers.values())
+        self._record.say(f"{client.name.title()} read on: {shares}; {hits:,} of {answers:,} came from their caches")
         self._record.check("it was killed in the middle", is_good=0 < killed.files < total, seen=f"{killed.files:,}")
         self._check_whole(client.name, result)
         self._record.check("both edges took part", is_good=before > 0 and after > 0, seen=shares)
@@ -219,7 +227,7 @@ class Scenario:
         await self._all_up()
         await asyncio.sleep(DNS_TTL_SECONDS)  # so long the client's resolver may keep what it heard
         await self._open(client.name, "third")
-        result = await self._read(client.name, only=self._sample())
+        result = await self._read(client.name, only=self._sample(_SAMPLE_FILES_MAX))
         self._check_whole(client.name, result)
         answers, hits = result.answers.get(edge, 0), result.hits.get(edge, 0)
         others = sorted(set(result.answers) - {edge})
@@ -229,9 +237,10 @@ class Scenario:
         self._record.check(f"the cache of {edge} survived", is_good=hits > 0, seen=seen)
         self._record.outcome(seen)
 
-    def _sample(self) -> tuple[str, ...]:
+    def _sample(self, files_max: int) -> tuple[str, ...]:
+        """Some of the files, from everywhere."""
         paths = sorted(self._expected.files)
-        return tuple(paths[:: max(1, len(paths) // 50)])
+        return tuple(paths[:: -(-len(paths) // files_max)])
 
     async def republish(self) -> None:
         """Publishes a second revision, which every client sees."""
@@ -242,7 +251,7 @@ class Scenario:
         self._save_expected()
         self._record.say(
             f"published revision {self._revision}: {len(made.added)} file added, {len(made.changed)} changed, "
-            f"{len(made.removed)} removed; of {done['files']:,} files {done['files_read']} were read, in "
+            f"{len(made.removed)} removed; of {len(self._expected.files):,} files {done['files_read']} were read, in "
             f"{done['seconds']:.2f} s"
         )
         read_as_few = done["files_read"] == len(made.added) + len(made.changed)
@@ -290,6 +299,31 @@ class Scenario:
         )
         self._record.outcome("caught at the first read, healed from a replica, no reader saw it")
 
+    async def add_up(self) -> None:
+        """Says what all of it came to, as the servers tell it."""
+        edges = [*self._lost, *[await self._network.edge_status(place.name) for place in EDGES]]
+        hits, misses, collapsed = (sum(edge["requests"][kind] for edge in edges) for kind in _COUNTED)
+        requests = hits + misses + collapsed
+        ports = self._network.replica_ports
+        replicas = sum([await self._network.web_requests(ports[name][1]) for name in REPLICAS])
+        stratum0 = await self._network.web_requests(self._network.ports.stratum0_metrics)
+        self._record.totals = {
+            "files_published": len(self._expected.files),
+            "bytes_published": self._expected.size_bytes,
+            "files_read": self._read_files,
+            "bytes_read": self._read_bytes,
+            "requests_to_edges": requests,
+            "requests_to_replicas": replicas,
+            "requests_to_stratum_0": stratum0,
+            "edge_hits": hits,
+            "edge_misses": misses,
+            "edge_collapsed": collapsed,
+            "edge_hit_ratio": round(hits / max(1, requests), 3),
+        }
+        broken = sum(edge["damage"]["upstream"] for edge in edges)
+        self._record.check("no server sent a wrong object", is_good=not broken, seen=f"{broken} wrong")
+        self._record.outcome(f"{requests:,} requests to edges, {replicas:,} to replicas, {stratum0:,} to stratum 0")
+
     # -------------------------------------------------------------------------- what they share
 
     async def _all_up(self) -> None:
@@ -312,9 +346,11 @@ class Scenario:
         *,
         only: Sequence[str] | None = None,
         on_progress: Callable[[int], None] = lambda _: None,
+        hold: tuple[int, str] | None = None,
     ) -> ReadResult:
         expected = str(self._workspace.expected(self._revision))
-        result = await self._readers[client].read(expected, None if only is None else tuple(only), on_progress)
+        paths = None if only is None else tuple(only)
+        result = await self._readers[client].read(expected, paths, on_progress, hold)
         self._read_files += result.files
         self._read_bytes += result.bytes
         return result
@@ -329,26 +365,6 @@ class Scenario:
 
     def _save_expected(self) -> None:
         self._expected.save(self._workspace.expected(self._revision))
-
-    async def _totals(self) -> dict[str, object]:
-        """What all of it came to, as the servers tell it."""
-        edges = [*self._lost, *[await self._network.edge_status(place.name) for place in EDGES]]
-        hits, misses, collapsed = (sum(edge["requests"][kind] for edge in edges) for kind in _COUNTED)
-        ports = self._network.replica_ports
-        replicas = {name: await self._network.web_requests(ports[name][1]) for name in REPLICAS}
-        return {
-            "files_published": len(self._expected.files),
-            "bytes_published": self._expected.size_bytes,
-            "files_read": self._read_files,
-            "bytes_read": self._read_bytes,
-            "requests_to_edges": hits + misses + collapsed,
-            "requests_to_replicas": sum(replicas.values()),
-            "requests_to_stratum_0": await self._network.web_requests(self._network.ports.stratum0_metrics),
-            "edge_hits": hits,
-            "edge_misses": misses,
-            "edge_collapsed": collapsed,
-            "edge_hit_ratio": f"{hits / max(1, hits + misses + collapsed):.3f}",
-        }
 
 
 class _Together:
@@ -392,4 +408,5 @@ STEPS: Final[tuple[tuple[str, Callable[[Scenario], Awaitable[None]]], ...]] = (
     ("Bring the edge back", Scenario.bring_back),
     ("Publish a second revision", Scenario.republish),
     ("Flip a bit in an edge's cache", Scenario.rot),
+    ("Add it up", Scenario.add_up),
 )

@@ -23,10 +23,10 @@ from typing import Final
 from cdn.demo.report import DemoFailedError
 from cdn.reporting import size_text
 
-FILES_MAX: Final = 12_000
-BYTES_MAX: Final = 384 << 20
+FILES_MAX: Final = 8_000
+BYTES_MAX: Final = 320 << 20
 """More than this would take longer than a demonstration should."""
-_WANTED: Final = ((128 << 10, 4 << 20), (4 << 20, 16 << 20))
+_WANTED: Final = ((256 << 10, 4 << 20), (4 << 20, 16 << 20))
 """A file of these sizes must be in every sample: one that is a large object, and one that is cut into chunks."""
 _COPIES: Final = 10
 """How often the bytes come to lie somewhere: tree, stratum 0, replicas, edges, clients."""
