@@ -270,7 +270,16 @@ class Staging:
         self._connection.executemany(f"DELETE FROM changes WHERE {_RANGE}", (_below(top) for top in tops))
 
     @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Makes everything that is recorded within the block one step: all of it or, after an error, nothing."""
+        with self._mapped(), self._recording():
+            yield
+
+    @contextmanager
     def _recording(self) -> Iterator[None]:
+        if self._connection.in_transaction:  # part of a batch
+            yield
+            return
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             yield

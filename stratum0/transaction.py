@@ -220,6 +220,7 @@ class Transaction(Editing):
         self.folder: Final = folder_of(repository, record.id)
         self._lease = lease
         self._is_closed = False
+        self._is_batch = False
         self._state = repository.state  # this one, whatever the repository opens and closes
         self._leases = StateLeases(self._state)
         self._table = TransactionTable(self._state)
@@ -329,9 +330,29 @@ class Transaction(Editing):
         self._check_open()
         self._keep_lease()
         with objects_lock(self.repository.folder):
-            if not self.record.is_ephemeral:
-                self.repository.store.flush()
+            if not self._is_batch:
+                self._make_durable()
             self.staging.record(self._admitted(changes), self._present(objects))
+
+    @contextmanager
+    def batch(self) -> Iterator[None]:
+        """Makes the operations within the block one: all are staged or, after an error, none.
+
+        Each by itself waits until what it stored and recorded is on the disk; a batch waits once.
+        """
+        self._check_open()
+        with objects_lock(self.repository.folder), self.staging.batch():
+            self._is_batch = True
+            try:
+                yield
+                self._make_durable()
+            finally:
+                self._is_batch = False
+
+    def _make_durable(self) -> None:
+        """What was stored must not be on the disk later than what says that it was."""
+        if not self.record.is_ephemeral:
+            self.repository.store.flush()
 
     def changes(self, path: str = "") -> Iterator[Change]:
         """The net changes so far at and below a path, parents before what is below them."""

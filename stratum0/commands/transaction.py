@@ -105,7 +105,7 @@ def put(
     if path.endswith("/") and source != "-":
         target = f"{target}/{os.path.basename(os.path.normpath(source))}"
     bits = _mode(mode)
-    with _editing(out, root, name, transaction_id) as staged:
+    with _editing(out, root, name, transaction_id) as staged, staged.batch():
         if source == "-":
             count = 1
             staged.put_file(target, sys.stdin.buffer, mode=bits, parents=parents)
@@ -162,7 +162,7 @@ def rm(
     out: Output, root: Path | None, name: str, transaction_id: str | None, paths: tuple[str, ...], *, recursive: bool
 ) -> None:
     """Remove paths."""
-    with _editing(out, root, name, transaction_id) as staged:
+    with _editing(out, root, name, transaction_id) as staged, staged.batch():
         targets = [repository_path(path) for path in paths]
         for target in targets:
             staged.remove(target, recursive=recursive)
@@ -181,7 +181,7 @@ def mv(out: Output, root: Path | None, name: str, transaction_id: str | None, so
 
     If DESTINATION is a directory, SOURCE goes into it.
     """
-    with _editing(out, root, name, transaction_id) as staged:
+    with _editing(out, root, name, transaction_id) as staged, staged.batch():
         before, after = repository_path(source), repository_path(destination)
         there = staged.find(after)
         if there is not None and there.is_directory:
@@ -211,7 +211,7 @@ def mkdir(
     """Make directories."""
     bits = _mode(mode)
     assert bits is not None
-    with _editing(out, root, name, transaction_id) as staged:
+    with _editing(out, root, name, transaction_id) as staged, staged.batch():
         targets = [repository_path(path) for path in paths]
         for target in targets:
             staged.mkdir(target, mode=bits, parents=parents)
@@ -231,7 +231,7 @@ def chmod(
     """Change permission bits."""
     bits = _mode(mode)
     assert bits is not None
-    with _editing(out, root, name, transaction_id) as staged:
+    with _editing(out, root, name, transaction_id) as staged, staged.batch():
         targets = [repository_path(path) for path in paths]
         for target in targets:
             staged.chmod(target, bits)
@@ -250,7 +250,7 @@ def symlink(
     out: Output, root: Path | None, name: str, transaction_id: str | None, target: str, path: str, *, parents: bool
 ) -> None:
     """Make a symbolic link at PATH that leads to TARGET."""
-    with _editing(out, root, name, transaction_id) as staged:
+    with _editing(out, root, name, transaction_id) as staged, staged.batch():
         where = repository_path(path)
         staged.symlink(where, target, parents=parents)
         out.result({"id": staged.id, "path": where, "target": target}, f"linked {where} to {target}")

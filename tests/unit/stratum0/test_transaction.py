@@ -321,6 +321,23 @@ def test_edits_show_at_once_and_only_the_net_change_is_kept(repository, tree):
         assert kinds == {"/sw/readme": "clear", "/sw/readme/inside": "put"}
 
 
+def test_a_batch_is_staged_whole_or_not_at_all(repository, tree):
+    transaction = repository.transaction()
+    with pytest.raises(PathMissingError), transaction.batch():
+        transaction.put_file("/new", b"")
+        transaction.move("/sw/gcc", "/gcc")
+        assert transaction.find("/gcc/bin") is not None
+        transaction.remove("/absent")
+    assert [*transaction.changes()] == []
+    assert [*protected_objects(repository)] == []
+    with transaction.batch():
+        transaction.put_file("/one", b"1")
+        transaction.put_file("/two", b"2")
+    transaction.close()
+    with Transaction.open(repository, transaction.id) as again:
+        assert [change.path for change in again.changes()] == ["/one", "/two"]
+
+
 def test_what_was_removed_does_not_come_back_with_a_new_directory_of_the_same_name(repository, tree):
     with repository.transaction() as transaction:
         transaction.remove("/sw", recursive=True)
