@@ -36,6 +36,7 @@ REPUBLISH_SECONDS_MAX: Final = 1.0
 MEMORY_BYTES_MAX: Final = 300_000_000
 _FILES_OF_AIM: Final = 100_000
 _OURS: Final = Cdn.name
+_TICK: Final = 0.001  # what the clock of processor time may not see
 _BYTES_PER_FILE: Final = 3_000  # what a file system may need beyond the file's size
 
 
@@ -123,24 +124,36 @@ def phase_table(found: Sequence[Measurement], tree: str, phase: str) -> str:
     for one in found:
         if (one.tree, one.phase) == (tree, phase):
             of.setdefault(one.publisher, []).append(one)
-    ours = [one.usage.seconds for one in sorted(of[_OURS], key=lambda one: one.round)]
+    ours = _in_rounds(of[_OURS])
     rows = []
     for name, runs in sorted(of.items(), key=lambda item: (not item[0].startswith(_OURS), item[0])):
-        theirs = [one.usage.seconds for one in sorted(runs, key=lambda one: one.round)]
-        ratio = Spread.of(our / their for our, their in zip(ours, theirs, strict=True)).text()
+        pairs = list(zip(ours, _in_rounds(runs), strict=True))
+        ratio = Spread.of(our.seconds / max(_TICK, their.seconds) for our, their in pairs).text()
+        cpu_ratio = Spread.of(our.cpu_seconds / max(_TICK, their.cpu_seconds) for our, their in pairs).text()
         rows.append(
             [
                 name,
-                Spread.of(theirs).text(),
+                Spread.of(one.usage.seconds for one in runs).text(),
                 "" if name == _OURS else ratio,
                 Spread.of(one.usage.cpu_seconds for one in runs).text(),
+                "" if name == _OURS else cpu_ratio,
                 megabytes(max(one.usage.memory_peak_bytes for one in runs)),
                 megabytes(max(one.usage.largest_process_bytes for one in runs)),
                 megabytes(Spread.of(one.stored_bytes for one in runs).median),
                 megabytes(Spread.of(one.disk_bytes for one in runs).median),
             ]
         )
-    header = ["", "time, s", "cdn : this", "CPU, s", "memory, MB", "one process, MB", "stored, MB", "on disk, MB"]
+    header = [
+        "",
+        "time, s",
+        "cdn : this",
+        "CPU, s",
+        "cdn : this",
+        "memory, MB",
+        "one process, MB",
+        "stored, MB",
+        "on disk, MB",
+    ]
     return table(header, rows)
 
 
@@ -165,7 +178,11 @@ def aims(found: Sequence[Measurement], sizes: dict[str, TreeSize], peers: Sequen
 
 def _by_round(found: Sequence[Measurement], tree: str, phase: str, publisher: str) -> list[float]:
     runs = [one for one in found if (one.tree, one.phase, one.publisher) == (tree, phase, publisher)]
-    return [one.usage.seconds for one in sorted(runs, key=lambda one: one.round)]
+    return [usage.seconds for usage in _in_rounds(runs)]
+
+
+def _in_rounds(runs: Sequence[Measurement]) -> list[Usage]:
+    return [one.usage for one in sorted(runs, key=lambda one: one.round)]
 
 
 def document_text(document: dict[str, Any], found: Sequence[Measurement], listed: Sequence[Aim]) -> str:
@@ -177,7 +194,7 @@ def document_text(document: dict[str, Any], found: Sequence[Measurement], listed
         "\n".join(f"- {key.replace('_', ' ')}: {value}" for key, value in facts.items()),
         "\n".join(f"- {name}: {version}" for name, version in document["versions"].items()),
         *(f"{name} was skipped: {why}." for name, why in document["skipped"].items()),
-        "Times are median (least-most) over the rounds; `cdn : this` is our time over that command's, round by round.",
+        "Times are median (least-most) over the rounds; `cdn : this` is ours over that command's, round by round.",
     ]
     for tree, size in document["trees"].items():
         parts.append(f"## {TREES[tree].capitalize()}")
@@ -197,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not sys.platform.startswith("linux"):
         print("publish: measuring needs /proc, which only Linux has", file=sys.stderr)
         return 2
-    peers, skipped = _chosen_peers(options.peers)
+    peers, skipped = chosen_peers(options.peers)
     for name, why in skipped.items():
         print(f"{name}: {why}; skipped", flush=True)
     with _workdir(options.workdir, keep=options.keep) as folder:
@@ -255,7 +272,7 @@ def _publishers(folder: Path, peers: Sequence[type[Publisher]], levels: Sequence
     return [Cdn(folder / "cdn"), *(Cdn(folder / f"cdn-{level}", level) for level in levels), *kinds]
 
 
-def _chosen_peers(names: Sequence[str]) -> tuple[list[type[Publisher]], dict[str, str]]:
+def chosen_peers(names: Sequence[str]) -> tuple[list[type[Publisher]], dict[str, str]]:
     """The peers that are here, and for the others why they are left out."""
     here = [PEERS[name] for name in names if PEERS[name].is_here()]
     absent = {

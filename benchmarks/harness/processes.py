@@ -138,11 +138,11 @@ class _MemorySampler:
     def _watch(self) -> None:
         while True:
             pids = [self._pid, *descendants(self._pid)]
-            sizes = [_resident_bytes(pid) for pid in pids]
+            sizes = [resident_bytes(pid) for pid in pids]
             self.largest_bytes = max(self.largest_bytes, *(most for _, most in sizes))
             # The proportional size takes the kernel a walk over all pages, and can only be a new record if this is one.
             if sum(now for now, _ in sizes) > self.peak_bytes:
-                self.peak_bytes = max(self.peak_bytes, sum(map(_proportional_bytes, pids)))
+                self.peak_bytes = max(self.peak_bytes, sum(map(proportional_bytes, pids)))
             if self._ended.wait(SAMPLE_SECONDS):
                 return
 
@@ -162,13 +162,14 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def _resident_bytes(pid: int) -> tuple[int, int]:
-    """The resident set size of a process now, and the most it has been since the process runs this program."""
+def resident_bytes(pid: int) -> tuple[int, int]:
+    """The resident set size of a process now, and the most it has been since the process runs its program."""
     fields = _fields(f"/proc/{pid}/status")
     return fields.get("VmRSS", 0), fields.get("VmHWM", 0)
 
 
-def _proportional_bytes(pid: int) -> int:
+def proportional_bytes(pid: int) -> int:
+    """The memory of a process, of shared pages its share."""
     return _fields(f"/proc/{pid}/smaps_rollup").get("Pss", 0)
 
 
