@@ -149,7 +149,7 @@ class RepositorySettings:
     owner: str | None = None
     garbage_collectable: bool = True
     catalog_entries_min: Annotated[int, Between(1, 1_000_000)] = 1_000
-    catalog_entries_max: Annotated[int, Between(0, 10_000_000)] = 200_000
+    catalog_entries_max: Annotated[int, Between(0, 10_000_000)] = 50_000
     auto_tag: bool = True
     auto_tag_keep_days: Annotated[float, Between(0, 36_500)] = 30.0
     auto_tag_keep_count: Annotated[int, Between(0, 1_000_000)] = 0
