@@ -1,9 +1,4 @@
-r"""A repository on its publisher's machine: opening it, its parts, and its verified current state.
-
-repository = Repository.open("sw.example.org")
-with repository.transaction("/sub") as transaction:
-    transaction.put_file("/sub/readme", b"hello\n")
-"""
+"""A repository on its publisher's machine: opening it, its parts, and its verified current state."""
 
 from __future__ import annotations
 

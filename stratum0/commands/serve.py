@@ -11,7 +11,7 @@ from stratum0.commands.opening import FILE, home_at, root_option, warn
 
 
 @click.command()
-@click.option("--storage", type=FILE, help="A folder with one folder for each repository.  [default: ROOT/srv]")
+@click.option("--storage", type=FILE, help="A repository's storage, or a folder of several.  [default: ROOT/srv]")
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on; 0.0.0.0 for all.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes a free one.")
 @click.option("--metrics-port", type=click.IntRange(0, 65535), help="Serve /metrics on this port.")
@@ -39,7 +39,7 @@ def serve(
     from stratum0.web import StorageServer, WebSettings
 
     home = home_at(root)
-    elsewhere = {} if storage is not None else _elsewhere(out, root)
+    elsewhere = _elsewhere(out, root) if storage is None else _single(storage)
     if storage is None:
         home.served.mkdir(parents=True, exist_ok=True)
     settings = WebSettings(host, port, metrics_port, access_log)
@@ -55,6 +55,23 @@ def serve(
 
     out.serving()
     asyncio.run(server.run_forever(started))
+
+
+def _single(storage: Path) -> dict[str, Path]:
+    """The folder itself under its repository's name, if it is the storage of one."""
+    from cdn.errors import DocumentError
+    from cdn.manifest import Manifest
+    from cdn.objects import MANIFEST_PATH
+    from cdn.signing import DOCUMENT_BYTES_MAX, body_of
+
+    try:
+        with (storage / MANIFEST_PATH).open("rb") as file:
+            name = Manifest.parse(body_of(file.read(DOCUMENT_BYTES_MAX))).fqrn
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    if name is None:
+        raise DocumentError(str(storage / MANIFEST_PATH), "it does not say which repository it is of")
+    return {name: storage}
 
 
 def _elsewhere(out: Output, root: Path | None) -> dict[str, Path]:
