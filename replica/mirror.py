@@ -217,6 +217,7 @@ class Mirror:
         )
         if self._read(MANIFEST_PATH, DOCUMENT_BYTES_MAX) == verified.manifest_bytes:
             await in_thread(self._publish, verified, is_new=False)
+            await in_thread(self._tidy)
         else:
             report = await self._copy(verified, report, progress)
         return replace(report, seconds=self._clock.monotonic() - started)
@@ -237,11 +238,12 @@ class Mirror:
                 )
                 roots, skipped = await self._copy_revisions(puller, plan)
             await in_thread(self._finish, verified, roots)
-        finally:
-            with suppress(CdnError):  # a disk that is full, or a reader's permissions, must not hide what went wrong
+        except BaseException:
+            with suppress(CdnError):  # a disk that is full, or a folder's permissions, must not hide what went wrong
                 self.store.delete(IS_SNAPSHOTTING_PATH)
+            raise
+        await in_thread(self._tidy)
         counts = puller.counts
-        self._end_doubt()
         return replace(
             report, objects=counts.objects, bytes=counts.bytes, catalogs=counts.catalogs, skipped=tuple(skipped)
         )
@@ -412,7 +414,9 @@ class Mirror:
         note.write_text(boot, encoding="ascii")
         return False
 
-    def _end_doubt(self) -> None:
+    def _tidy(self) -> None:
+        """Removes what says that a run is under way, also if it was another one that died after its last step."""
+        self.store.delete(IS_SNAPSHOTTING_PATH)
         with suppress(OSError):
             (self._folder / "unfinished").unlink()
 

@@ -114,7 +114,8 @@ class ReplicaDaemon:
         seconds = seconds_to_next(self.jobs, self._clock.monotonic())
         wait = _LOOK_SECONDS if seconds is None else min(seconds, _LOOK_SECONDS)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._changed.wait(), wait)
+            async with asyncio.timeout(wait):  # `wait_for` of Python 3.11 swallows a cancellation that comes as it ends
+                await self._changed.wait()
         self._changed.clear()
 
     async def _run_one(self, name: str) -> None:

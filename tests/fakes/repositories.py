@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -154,11 +153,11 @@ class Publication:
         return Catalog.open(path)
 
     def write_to(self, folder: Path) -> Path:
-        """Lays everything into a folder, as a web server would serve it."""
-        shutil.rmtree(folder, ignore_errors=True)
-        for path, data in self.served.items():
+        """Lays everything into a folder, as a web server would serve it; the manifest comes last."""
+        for path in sorted(self.served, key=lambda path: path == MANIFEST_PATH):
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            (folder / path).write_bytes(data)
+            (folder / f"{path}.new").write_bytes(self.served[path])
+            (folder / f"{path}.new").replace(folder / path)
         return folder
 
 
