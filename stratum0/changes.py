@@ -1,8 +1,8 @@
 """What a transaction holds: net changes against its base revision, one for each path that differs.
 
 Publishing a folder, ingesting a tarball and staging by hand all end here, so that there is one way of applying
-(`stratum0.apply`) whatever the way of describing. Sorted by path components, parents come before what is below them, and
-applying the changes in that order to the base gives the new tree.
+(`stratum0.apply`) whatever the way of describing. Sorted by path components, parents come before what is below them,
+and applying the changes in that order to the base gives the new tree.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ class Change:
     Args:
         path: absolute in the repository; the root is the empty string.
         kind: what happens to it.
-        entry: what it becomes; None exactly for `ChangeKind.REMOVE`. In `entry`, `hardlink_group` numbers groups within one
-            folder only and `link_count` of directories is ignored: applying gives both their final values.
+        entry: what it becomes; None exactly for `ChangeKind.REMOVE`. In `entry`, `hardlink_group` numbers groups within
+            one folder only and `link_count` is ignored: applying gives both their final values. A group has its
+            members among the changes alone: who changes one stages all.
     """
 
     path: str

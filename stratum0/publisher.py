@@ -26,7 +26,7 @@ from cdn.compression import compress
 from cdn.errors import ConflictError, ObjectMissingError, RepositoryError
 from cdn.hashing import Digest, digest_of
 from cdn.history import History, Tag, is_tag_name
-from cdn.manifest import PLAIN_DIGEST_KEY, Manifest
+from cdn.manifest import PLAIN_DIGEST_KEY
 from cdn.objects import Kind, ObjectName
 from cdn.reflog import Reflog
 from cdn.telemetry import fault_point, step
@@ -110,7 +110,7 @@ def _publish(
     transaction.advance(TransactionState.COMMITTING, new_root=root.digest, new_revision=root.revision)
     history, names = tagged(repository, tags_of(repository, head), root, tag=tag, message=message)
     progress.message("publishing")
-    publish_root(repository, root, expected=head, history=history)
+    publish_root(repository, root, head, history)
     return Revision(root.revision, root.digest, root.timestamp, names, tree.catalogs, tree.warnings)
 
 
@@ -152,13 +152,12 @@ def _reopened_on_error(transaction: Transaction) -> Iterator[None]:
         raise
 
 
-def next_timestamp(repository: Repository, head: Head | None) -> int:
+def next_timestamp(repository: Repository, head: Head) -> int:
     """The time of the next revision in seconds since the epoch: never before the one it follows, whatever the clock.
 
     Clients refuse manifests that are older than what they have (spec §11.4).
     """
-    now = int(repository.clock.now())
-    return now if head is None else max(now, head.manifest.timestamp)
+    return max(int(repository.clock.now()), head.manifest.timestamp)
 
 
 # -------------------------------------------------------------------------------------------------------------- rebase
@@ -290,21 +289,6 @@ def _tag_of_head(head: Head, name: str, message: str) -> Tag:
 # ------------------------------------------------------------------------------------------------------- root catalogs
 
 
-def create_root(repository: Repository, root: Entry, *, revision: int = 1) -> NewRoot:
-    """Stores the root catalog of an empty tree, for a first revision.
-
-    The caller holds the locks of `Repository.publishing`.
-
-    Args:
-        repository: where.
-        root: the root directory.
-        revision: number of the revision.
-    """
-    with work_folder(repository) as folder:
-        builder = CatalogBuilder.create(folder / "root", root_prefix="", root=root)
-        return _stored_root(repository, builder, revision, None, next_timestamp(repository, None))
-
-
 def rewrite_root(repository: Repository, head: Head, source: Digest | None = None) -> NewRoot:
     """Stores a root catalog once more as the successor of HEAD: its revision, predecessor and time are new.
 
@@ -321,22 +305,18 @@ def rewrite_root(repository: Repository, head: Head, source: Digest | None = Non
     with work_folder(repository) as folder:
         file = folder / "root"
         repository.catalogs.copy(source or head.root, file)
-        builder = CatalogBuilder.modify(file)
-        return _stored_root(repository, builder, head.revision + 1, head.root, next_timestamp(repository, head))
-
-
-def _stored_root(
-    repository: Repository, builder: CatalogBuilder, revision: int, previous: Digest | None, timestamp: int
-) -> NewRoot:
-    settings = repository.settings
-    with builder:
-        finished = builder.finish(
-            revision=revision, previous=previous, last_modified=timestamp, ttl_seconds=settings.ttl_seconds
-        )
-    stored = compress(Path(finished.file).read_bytes(), level=settings.compression_level)
+        settings, timestamp = repository.settings, next_timestamp(repository, head)
+        with CatalogBuilder.modify(file) as builder:
+            finished = builder.finish(
+                revision=head.revision + 1,
+                previous=head.root,
+                last_modified=timestamp,
+                ttl_seconds=settings.ttl_seconds,
+            )
+        stored = compress(Path(finished.file).read_bytes(), level=settings.compression_level)
     digest = digest_of(settings.algorithm, stored)
     repository.store.put(ObjectName(digest, Kind.CATALOG).path, stored)
-    return _new_root(digest, finished, revision, timestamp)
+    return _new_root(digest, finished, head.revision + 1, timestamp)
 
 
 def _new_root(digest: Digest, finished: FinishedCatalog, revision: int, timestamp: int) -> NewRoot:
@@ -346,31 +326,25 @@ def _new_root(digest: Digest, finished: FinishedCatalog, revision: int, timestam
 # ------------------------------------------------------------------------------------------------------------- publish
 
 
-def publish_root(
-    repository: Repository,
-    root: NewRoot,
-    *,
-    expected: Head | None,
-    history: History | None,
-    metainfo: Digest | None = None,
-) -> Head:
+def publish_root(repository: Repository, root: NewRoot, head: Head, history: History) -> Head:
     """Stores history and certificate, updates the reflog, signs, and replaces the manifest: the one atomic step.
 
-    The caller holds the locks of `Repository.publishing` since before it read `expected`.
+    The caller holds the locks of `Repository.publishing` since before it read `head`.
 
     Args:
         repository: where.
         root: the root catalog.
-        expected: the HEAD it follows; None for the first revision of all.
-        history: the tags as they shall be; None for none.
-        metainfo: digest of the object that describes the repository; that of `expected` if omitted.
+        head: the revision it follows.
+        history: the tags as they shall be.
 
     Raises:
         CdnError: something could not be stored or signed; what was published stays.
     """
     store, settings = repository.store, repository.settings
+    previous = head.manifest.history
+    successor = history.following(previous) if previous else history
     manifest = replace(
-        expected.manifest if expected else Manifest(root.digest, root.revision),
+        head.manifest,
         root_catalog=root.digest,
         root_catalog_bytes=root.size,
         revision=root.revision,
@@ -378,38 +352,27 @@ def publish_root(
         fqrn=repository.name,
         ttl_seconds=settings.ttl_seconds,
         garbage_collectable=settings.garbage_collectable,
-        alternative_names=False,
+        alternative_names=False,  # such names are not written here
         certificate=documents.store_certificate(store, repository.signer.certificate, settings.algorithm).digest,
-        history=_stored_history(repository, expected, history),
-        extensions=_extensions(expected, root),
+        history=documents.store_history(store, successor, settings.algorithm).digest,
+        extensions=_extensions(head, root),
     )
-    if metainfo is not None:
-        manifest = replace(manifest, metainfo=metainfo)
     fault_point("commit.history.stored")
     reflog = documents.read_reflog(repository) or Reflog(repository.name)
-    listed = manifest.objects if expected is None else (*expected.manifest.objects, *manifest.objects)
-    digest = documents.write_reflog(repository, reflog.with_objects(listed, root.timestamp))
+    listed = reflog.with_objects((*head.manifest.objects, *manifest.objects), root.timestamp)
+    manifest = replace(manifest, reflog=documents.write_reflog(repository, listed))
     fault_point("commit.reflog.stored")
     store.flush()
     fault_point("commit.flush.done")
-    manifest = replace(manifest, reflog=digest)
     fault_point("commit.manifest.before")
     documents.publish_manifest(repository, manifest)
     fault_point("commit.manifest.after")
     return repository.head()
 
 
-def _stored_history(repository: Repository, expected: Head | None, history: History | None) -> Digest | None:
-    if history is None:
-        return None
-    previous = expected.manifest.history if expected else None
-    successor = history.following(previous) if previous else history
-    return documents.store_history(repository.store, successor, repository.settings.algorithm).digest
-
-
-def _extensions(expected: Head | None, root: NewRoot) -> tuple[tuple[str, str], ...]:
-    others = expected.manifest.extensions if expected else ()
-    return (*(pair for pair in others if pair[0] != PLAIN_DIGEST_KEY), (PLAIN_DIGEST_KEY, root.plain_digest.hex()))
+def _extensions(head: Head, root: NewRoot) -> tuple[tuple[str, str], ...]:
+    others = (pair for pair in head.manifest.extensions if pair[0] != PLAIN_DIGEST_KEY)
+    return (*others, (PLAIN_DIGEST_KEY, root.plain_digest.hex()))
 
 
 def republish(
@@ -417,7 +380,6 @@ def republish(
     edit: Callable[[Head, NewRoot, History], History],
     *,
     source: Digest | None = None,
-    metainfo: Digest | None = None,
 ) -> Head:
     """Publishes a tree that exists already as a new revision, as rollback does.
 
@@ -427,7 +389,6 @@ def republish(
         repository: where.
         edit: gets HEAD, the new root and the history with `trunk` already moved; returns the history to publish.
         source: root catalog of the tree; HEAD's if omitted.
-        metainfo: as in `publish_root`.
 
     Raises:
         CdnError: something could not be stored or signed; what was published stays.
@@ -438,4 +399,4 @@ def republish(
         moved = tags_of(repository, head).with_head(
             root.digest, revision=root.revision, timestamp=root.timestamp, root_catalog_bytes=root.size
         )
-        return publish_root(repository, root, expected=head, history=edit(head, root, moved), metainfo=metainfo)
+        return publish_root(repository, root, head, edit(head, root, moved))

@@ -277,16 +277,17 @@ class Staging:
 
     @contextmanager
     def _recording(self) -> Iterator[None]:
-        if self._connection.in_transaction:  # part of a batch
-            yield
-            return
-        self._connection.execute("BEGIN IMMEDIATE")
+        is_part = self._connection.in_transaction  # of a batch
+        self._connection.execute("SAVEPOINT part" if is_part else "BEGIN IMMEDIATE")
         try:
             yield
-            self._connection.execute("COMMIT")
+            self._connection.execute("RELEASE part" if is_part else "COMMIT")
         except BaseException:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            if is_part:
+                self._connection.execute("ROLLBACK TO part")
+                self._connection.execute("RELEASE part")
+            else:
+                self._connection.rollback()  # where SQLite did not do so by itself
             raise
 
     @contextmanager

@@ -33,7 +33,7 @@ from cdn.hashing import Digest
 from cdn.telemetry import NullProgress, Progress, event
 from stratum0.changes import Change, ChangeKind
 from stratum0.editing import Editing, Source, checked_path, objects_of
-from stratum0.lease import Lease, StateLeases
+from stratum0.lease import Lease, LeaseTable, StateLeases
 from stratum0.locks import FileLock, objects_lock, writers_lock
 from stratum0.overlay import Overlay
 from stratum0.records import UNFINISHED, TransactionRecord, TransactionState, TransactionTable
@@ -222,7 +222,7 @@ class Transaction(Editing):
         self._is_closed = False
         self._is_batch = False
         self._state = repository.state  # this one, whatever the repository opens and closes
-        self._leases = StateLeases(self._state)
+        self._leases: LeaseTable = StateLeases(self._state)
         self._table = TransactionTable(self._state)
         self._tree = CatalogTree(repository.catalogs, record.base_root, record.base_size)
         self._held = ExitStack()
@@ -444,12 +444,12 @@ class Transaction(Editing):
         """
         from stratum0.publisher import commit
 
-        self._check_open()
+        self._check_ending()
         return commit(self, tag=tag, message=message, progress=progress or NullProgress())
 
     def abort(self) -> None:
         """Ends the transaction and forgets its changes."""
-        self._check_open()
+        self._check_ending()
         self._end(TransactionState.ABORTED)
         event("stratum0.transaction.abort", repository=self.repository.name, id=self.id)
 
@@ -468,6 +468,11 @@ class Transaction(Editing):
             self._leases.release(self.record.lease)
         self._held.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _check_ending(self) -> None:
+        self._check_open()
+        if self._is_batch:
+            raise TransactionStateError(f"transaction {self.id} cannot end in the middle of a batch")
 
     def _check_open(self) -> None:
         if self.record.state is not TransactionState.OPEN:

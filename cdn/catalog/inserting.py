@@ -89,7 +89,7 @@ class Inserter:
             if parent != directory:
                 directory = parent
                 key, directories = parents.setdefault(parent, (path_key(parent), []))
-            if type(entry) is tuple:
+            if isinstance(entry, tuple):
                 self.count += 1
                 yield (*path_key(path), *key, *entry)
                 continue

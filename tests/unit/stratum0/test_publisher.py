@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,13 +13,12 @@ from cdn.errors import ConflictError, RepositoryError, StorageError
 from cdn.hashing import Algorithm, digest_of
 from cdn.history import History, Tag
 from cdn.manifest import PLAIN_DIGEST_KEY
-from cdn.objects import MANIFEST_PATH, REFLOG_PATH, Kind, ObjectName
+from cdn.objects import REFLOG_PATH, Kind, ObjectName
 from cdn.reflog import Reflog
 from cdn.telemetry import FaultInjected, faults_armed
-from stratum0.documents import kept_reflog_checksum, read_reflog, write_reflog
+from stratum0.documents import kept_reflog_checksum
 from stratum0.publisher import auto_tag_name, republish, without_old_tags
 from stratum0.records import TransactionState
-from stratum0.recovery import recover
 from tests.fakes.publishers import new_publisher, published, reopened
 
 DAY = 86_400
@@ -328,7 +324,7 @@ def test_a_full_disk_is_told_and_nothing_is_published(repository, monkeypatch):
     assert transaction.commit().number == 2
 
 
-# ---------------------------------------------------------------------------------------- other publications, recovery
+# ---------------------------------------------------------------------------------------- other publications
 
 
 def test_an_older_tree_can_be_published_as_a_new_revision(repository):
@@ -344,65 +340,6 @@ def test_an_older_tree_can_be_published_as_a_new_revision(repository):
     assert seen.history.tag("trunk-previous").root_catalog == head.root
     with repository.catalogs.load(after.root) as catalog:
         assert (catalog.revision, catalog.previous) == (4, head.root)
-
-
-def test_a_repository_where_nothing_died_needs_no_recovery(repository):
-    assert not recover(repository)
-
-
-def test_a_staged_transaction_whose_folder_is_gone_is_given_up(repository):
-    transaction = repository.transaction("/a")
-    transaction.close()
-    shutil.rmtree(transaction.folder)
-    assert recover(repository).aborted == (transaction.id,)
-    repository.transaction("/a").abort()
-
-
-def test_a_commit_that_died_is_known_to_have_happened_from_later_revisions_too(repository):
-    transaction = repository.transaction("/a")
-    transaction.put_file("/a/f", b"")
-    with faults_armed("commit.manifest.after:raise"), pytest.raises(FaultInjected):
-        transaction.commit()
-    table = transaction._table
-    published_root = repository.head().root
-    publish(repository, "/b")
-    # as if it had died right after the manifest was replaced
-    record = replace(
-        transaction.record, id="died", state=TransactionState.COMMITTING, new_root=published_root, new_revision=2
-    )
-    table.add(record)
-    assert recover(repository).committed == ("died",)
-    never = replace(record, id="never", new_root=repository.head().manifest.history, new_revision=3)
-    table.add(never)
-    assert recover(repository).aborted == ("never",)  # nothing of it is left to be opened again
-
-
-def test_a_reflog_ahead_of_the_manifest_is_taken_back(repository):
-    publish(repository)
-    reflog = read_reflog(repository)
-    never = ObjectName(digest_of(Algorithm.SHAKE128, b"never published"), Kind.CATALOG)
-    write_reflog(repository, reflog.with_objects([never], START))
-    recover(repository)
-    assert read_reflog(repository) == reflog
-    assert kept_reflog_checksum(repository) == repository.head().manifest.reflog
-
-
-def test_a_damaged_reflog_is_left_for_the_check_to_find(repository):
-    publish(repository)
-    path = Path(repository.store.root, REFLOG_PATH)
-    status = path.stat()
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(data)
-    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
-    recover(repository)
-    assert path.read_bytes() == data
-
-
-def test_recovery_needs_no_manifest_where_nothing_died(repository):
-    """Or nobody could look at a repository whose manifest is damaged."""
-    Path(repository.store.root, MANIFEST_PATH).write_bytes(b"nonsense")
-    assert not recover(repository)
 
 
 def test_catalogs_are_read_from_the_store_where_the_cache_does_not_have_them(repository):

@@ -332,6 +332,10 @@ def test_a_batch_is_staged_whole_or_not_at_all(repository, tree):
     assert [*protected_objects(repository)] == []
     with transaction.batch():
         transaction.put_file("/one", b"1")
+        with pytest.raises(ObjectMissingError):  # nothing of what is refused stays, what was done before does
+            transaction.stage([Change("/refused", ChangeKind.PUT, file_entry())], ["data/ab/" + "0" * 38])
+        with pytest.raises(TransactionStateError, match="in the middle of a batch"):
+            transaction.commit()
         transaction.put_file("/two", b"2")
     transaction.close()
     with Transaction.open(repository, transaction.id) as again:
