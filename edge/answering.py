@@ -144,16 +144,20 @@ def _content_range(part: ByteRange, size: int) -> str:
 
 def _fields(source: Representation, now: float, status: CacheStatus, edge_name: str) -> Headers:
     head, content = source.head, source.content
-    pairs = list(head.headers.without(*_NEVER_SENT).pairs)
+    lifetime = freshness_lifetime(head.status, head.headers, source.lifetime)
+    age = current_age(head, now)
+    kept = head.headers.without(*_NEVER_SENT)
+    if source.lifetime.is_immutable and age >= lifetime:
+        age %= lifetime or OBJECT_SECONDS
+        kept = _renewed(kept, now - age, lifetime)
+    pairs = list(kept.pairs)
     present = {name.lower() for name, _ in pairs}
     if "date" not in present:
         pairs.append(("Date", http_date(head.answered_at)))
     if head.status == 200 and "content-type" not in present and content.kind in _DEFAULT_TYPES:
         pairs.append(("Content-Type", _DEFAULT_TYPES[content.kind]))
-    lifetime = freshness_lifetime(head.status, head.headers, source.lifetime)
-    if explicit_lifetime(head.headers) is None and source.lifetime.default_seconds is not None:
+    if explicit_lifetime(kept) is None and source.lifetime.default_seconds is not None:
         pairs.append(("Cache-Control", f"max-age={int(lifetime)}"))
-    age = _shown_age(source, now)
     if not status.forwarded or age >= 1:
         pairs.append(("Age", str(int(age))))
     pairs.append(("Via", f"1.1 {edge_name}"))
@@ -162,12 +166,10 @@ def _fields(source: Representation, now: float, status: CacheStatus, edge_name: 
     return Headers(tuple(pairs))
 
 
-def _shown_age(source: Representation, now: float) -> float:
-    """The age; an object whose lifetime has passed begins a new one, since its name proves that it is unchanged."""
-    age = current_age(source.head, now)
-    if not source.lifetime.is_immutable:
-        return age
-    return age % (freshness_lifetime(source.head.status, source.head.headers, source.lifetime) or OBJECT_SECONDS)
+def _renewed(headers: Headers, born_at: float, lifetime: float) -> Headers:
+    """The fields of an object whose lifetime has passed and begins anew, since its name proves that it is unchanged."""
+    renewed = headers.replaced("Date", http_date(born_at))
+    return renewed.replaced("Expires", http_date(born_at + lifetime)) if "Expires" in headers else renewed
 
 
 def cache_token(edge_name: str) -> str:

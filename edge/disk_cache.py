@@ -74,6 +74,7 @@ class SpoolFile:
         self.size = 0
         """How much is reserved and may be written."""
         self.is_named = False
+        self._writing = threading.Lock()
 
     def write(self, data: bytes) -> None:
         """Appends bytes.
@@ -81,9 +82,14 @@ class SpoolFile:
         Raises:
             StorageError: there is no room, or the disk refuses.
         """
-        self._cache.reserve(len(data))
-        self.size += len(data)
-        view = memoryview(data)
+        with self._writing:  # a thread that still writes while the edge stops must not meet a closed descriptor
+            if self.descriptor < 0:
+                raise StorageError(f"{self.path} is closed")
+            self._cache.reserve(len(data))
+            self.size += len(data)
+            self._write(memoryview(data))
+
+    def _write(self, view: memoryview) -> None:
         try:
             while view:
                 view = view[os.write(self.descriptor, view) :]
@@ -96,10 +102,11 @@ class SpoolFile:
 
     def close(self) -> None:
         """Lets go of the file; without a name it disappears."""
-        if self.descriptor < 0:
-            return
-        os.close(self.descriptor)
-        self.descriptor = -1
+        with self._writing:
+            if self.descriptor < 0:
+                return
+            os.close(self.descriptor)
+            self.descriptor = -1
         if not self.is_named:
             self._cache.release(self.size)
             with suppress(OSError):
@@ -139,6 +146,8 @@ class DiskCache:
         self._lock = threading.Lock()
         self._evicting = threading.Lock()
         self._used = 0
+        self._shard_bytes = [0] * SHARDS
+        self._shard_locks = [threading.Lock() for _ in range(SHARDS)]
         self._next_shard = 0
         self._next_temporary = 0
         self._verified: OrderedDict[str, tuple[Identity, float]] = OrderedDict()
@@ -179,13 +188,16 @@ class DiskCache:
 
     def count(self) -> None:
         """Adds up what an earlier run left; meanwhile the cache is in use."""
-        total = 0
         for shard in range(SHARDS):
-            total += sum(size for _, size, _ in self._shard_files(shard))
-        with self._lock:
-            self._used += total
-            self.is_counted = True
+            with self._shard_locks[shard]:
+                self._set_shard_bytes(shard, sum(size for _, size, _ in self._shard_files(shard)))
+        self.is_counted = True
         self._make_room(0)
+
+    def _set_shard_bytes(self, shard: int, size: int) -> None:
+        with self._lock:
+            self._used += size - self._shard_bytes[shard]
+            self._shard_bytes[shard] = size
 
     @property
     def used_bytes(self) -> int:
@@ -285,16 +297,21 @@ class DiskCache:
         body_size = spool.size
         spool.write(FileFacts(key, head, body_size, checksum).to_bytes())
         name = file_name(key, pinned=pinned)
-        path = self._path(name)
-        replaced = _size_of(path)
-        try:
-            os.rename(spool.path, path)
-        except OSError as error:
-            raise storage_error(error, str(path)) from error
-        spool.is_named = True
-        self.release(replaced)
+        self._rename(spool, name)
         if body_size > self._memory_body_max:
             self._trust(name, _identity(spool.descriptor))
+
+    def _rename(self, spool: SpoolFile, name: str) -> None:
+        shard, path = int(name[:2], 16), self._path(name)
+        with self._shard_locks[shard]:
+            replaced = _size_of(path)
+            try:
+                os.rename(spool.path, path)
+            except OSError as error:
+                raise storage_error(error, str(path)) from error
+            spool.is_named = True
+            self._set_shard_bytes(shard, max(0, self._shard_bytes[shard] - replaced) + spool.size)
+        self.release(spool.size)  # it was counted as unfinished, and now is counted with its shard
 
     def store(self, key: str, head: StoredHead, body: bytes, checksum: str, *, pinned: bool = False) -> None:
         """Stores a small response at once; raises as `commit`."""
@@ -344,7 +361,7 @@ class DiskCache:
     def release(self, size: int) -> None:
         """Gives room back."""
         with self._lock:
-            self._used = max(0, self._used - size)
+            self._used -= size
 
     def _make_room(self, size: int) -> bool:
         """Evicts until the limit holds again; False if it cannot."""
@@ -391,18 +408,19 @@ class DiskCache:
             self._complain("list", error)
 
     def _unlink(self, name: str) -> None:
-        path = self._path(name)
-        size = _size_of(path)
-        try:
-            path.unlink()
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            self._complain("remove", error)
-            return
+        shard, path = int(name[:2], 16), self._path(name)
+        with self._shard_locks[shard]:
+            size = _size_of(path)
+            try:
+                path.unlink()
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                self._complain("remove", error)
+                return
+            self._set_shard_bytes(shard, max(0, self._shard_bytes[shard] - size))
         with self._lock:
             self._verified.pop(name, None)
-        self.release(size)
 
     # ------------------------------------------------------------------------------------------------ scrubbing
 

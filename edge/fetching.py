@@ -78,6 +78,7 @@ class FetchOrder:
         is_shared: whether the answer may be kept and given to others.
         wants_fresh_copy: whether caches on the way are told to look again.
         reason: why what is stored would not do, in the words of `Cache-Status`.
+        via: through whom the request came, so that circles are found.
     """
 
     destination: Destination
@@ -86,6 +87,13 @@ class FetchOrder:
     is_shared: bool = True
     wants_fresh_copy: bool = False
     reason: str = "miss"
+    via: str = ""
+
+    def fields(self, edge_name: str) -> dict[str, str]:
+        """The fields of a request to an upstream."""
+        fields = {name: value for name, value in self.request if value.isascii()}
+        fields["Via"] = f"{self.via}, 1.1 {edge_name}" if self.via else f"1.1 {edge_name}"
+        return fields
 
 
 class UpstreamsFailedError(AllSourcesFailedError):
@@ -151,6 +159,7 @@ class Fetch:
         self._head: StoredHead | None = None
         self._is_stored = self._is_shareable = False
         self._publish_at = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self._new_hash()
 
     async def run(self) -> None:
@@ -179,6 +188,12 @@ class Fetch:
                     )
         self._give_up()
 
+    def _stop_timer(self) -> None:
+        """A timer would keep the body in memory after everybody is done with it."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
     async def _try(self, attempt: _Attempt) -> bool:
         """One request to one upstream; whether its answer is the answer."""
         asked_at = self._with.clock.now()
@@ -196,8 +211,7 @@ class Fetch:
         return True
 
     def _request_fields(self, attempt: _Attempt) -> Mapping[str, str]:
-        fields = {name: value for name, value in self._order.request if value.isascii()}
-        fields["Via"] = f"1.1 {self._with.edge_name}"
+        fields = self._order.fields(self._with.edge_name)
         if attempt.wants_fresh_copy:
             fields.update(NO_CACHE)
         elif self._order.stored is not None:
@@ -238,7 +252,7 @@ class Fetch:
         self._is_stored = self._is_shareable and (response.size or 0) <= self._with.object_bytes_max
         loop = asyncio.get_running_loop()
         self._publish_at = loop.time() + HOLD_SECONDS
-        loop.call_later(HOLD_SECONDS, self._show_if_late, body)
+        self._timer = loop.call_later(HOLD_SECONDS, self._show_if_late, body)
         return body
 
     def _place_of(self, attempt: _Attempt, response: Response, head: StoredHead) -> int:
@@ -294,6 +308,7 @@ class Fetch:
 
     async def _finish(self, attempt: _Attempt, body: ArrivingBody) -> None:
         assert self._head is not None
+        self._stop_timer()
         self._check_digest(attempt)
         if self._content.kind is ContentKind.MANIFEST:
             self._check_manifest(body.joined())
@@ -405,6 +420,7 @@ class Fetch:
         body, self._flight.body = self._flight.body, None
         if body is not None and body.spool is not None:
             body.spool.close()
+        self._stop_timer()
         self._new_hash()
 
     # ------------------------------------------------------------------------------------------------ keeping

@@ -149,6 +149,7 @@ class EdgeServer:
         if self._fetcher is not None and self._owns_fetcher:
             await self._fetcher.close()
             self._fetcher = None
+            await asyncio.sleep(0)  # sockets are closed by the loop, a turn later
         if self._supplies is not None:
             self._supplies.disk.close()
 

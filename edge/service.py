@@ -204,7 +204,15 @@ class EdgeService:
         if authorization is not None:
             passed = Headers((*passed.pairs, ("Authorization", authorization)))
         validated = stored.head if stored is not None and conditional_fields(stored.head) else None
-        return FetchOrder(destination, passed, validated, authorization is None, wants_validation(request.headers))
+        via = request.headers.joined("Via") or ""
+        return FetchOrder(
+            destination,
+            passed,
+            validated,
+            is_shared=authorization is None,
+            wants_fresh_copy=wants_validation(request.headers),
+            via=via if via.isascii() else "",
+        )
 
     # ------------------------------------------------------------------------------------------------ fetching
 
@@ -282,8 +290,7 @@ class EdgeService:
     async def _serve_head(self, request: Request, exchange: Exchange, destination: Destination) -> None:
         """Passes a HEAD request on; nothing is stored."""
         order = self._order(request, exchange, destination, None)
-        fields = {name: value for name, value in order.request if value.isascii()}
-        fields["Via"] = f"1.1 {self._with.edge_name}"
+        fields = order.fields(self._with.edge_name)
         causes: list[Exception] = []
         best: StoredHead | None = None
         length: str | None = None

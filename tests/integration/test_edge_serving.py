@@ -1,5 +1,7 @@
 """What clients get from an edge, over real sockets: hits, misses, conditions, ranges, forwarding and refusals."""
 
+from dataclasses import replace
+
 import pytest
 
 from edge.config import ForwardSettings, LimitSettings
@@ -349,3 +351,17 @@ async def test_the_manifest_is_kept_for_as_long_as_the_upstream_says(world):
     world.advance(2)
     assert "fwd=stale" in (await world.get(target)).headers["cache-status"]
     assert world.origin.count(target) == 2
+
+
+async def test_edges_that_ask_one_another_in_a_circle_find_out(tmp_path):
+    """The first asks the second, which asks the first: without `Via` the first would wait for itself."""
+    async with edge_world(tmp_path / "a", name="a.test") as first:
+        url = "http://{}:{}".format(*first.edge.address)
+        async with edge_world(tmp_path / "b", name="b.test") as second:
+            second.edge.reload(_asking(second.edge.config, url))
+            first.edge.reload(_asking(first.edge.config, "http://{}:{}".format(*second.edge.address)))
+            assert (await first.get(f"{BASE}/.cvmfswhitelist")).status == 508
+
+
+def _asking(config, url):
+    return replace(config, upstreams=(replace(config.upstreams[0], urls=(f"{url}/cvmfs/@fqrn@",)),))

@@ -2,7 +2,7 @@
 
 from edge.answering import CacheStatus, Representation, answer_from, error_answer, kept_fields, render_head
 from edge.content import Content, ContentKind, Lifetimes, content_of
-from edge.headers import Headers
+from edge.headers import Headers, http_date
 from edge.http_caching import StoredHead
 from edge.request import Request, Version
 
@@ -20,6 +20,14 @@ def test_an_object_whose_lifetime_has_passed_begins_a_new_one():
     answer = answer_from(source, Request("GET", "/"), NOW + 250, CacheStatus(is_hit=True), "e")
     assert answer.headers.get("Age") == "50"
     assert answer.headers.get("Cache-Status") == '"e"; hit; ttl=50'
+    assert answer.headers.get("Date") == http_date(NOW + 200)
+
+
+def test_an_object_that_expired_by_date_gets_a_new_one():
+    dated = Headers((("Date", http_date(NOW)), ("Expires", http_date(NOW + 100))))
+    answer = answer_from(representation(OBJECT, dated), Request("GET", "/"), NOW + 250, CacheStatus(is_hit=True), "e")
+    assert answer.headers.every("Date") == (http_date(NOW + 200),)
+    assert answer.headers.every("Expires") == (http_date(NOW + 300),)
 
 
 def test_what_has_no_type_gets_that_of_its_kind():
