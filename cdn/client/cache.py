@@ -1,7 +1,7 @@
 """The local cache: plain content under the names of objects, shared by processes, trusted by none blindly.
 
 Objects are kept *plain*, not as they are stored at servers: readers want any offset at once, catalogs must be files
-that SQLite opens, and inflating at every open costs more than the disk (docs/decisions/0010-plain-client-cache.md). The
+that SQLite opens, and inflating at every open costs more than the disk (docs/decisions/0006-plain-client-cache.md). The
 digest in the name is over the stored form, so each file ends with a seal: its size, the SHA-256 of its content and the
 name it was verified for. The seal is checked when a process first opens the file, and again when the file has changed
 since; a flipped byte, a truncated file or one with another's name is removed and fetched again.
