@@ -146,6 +146,9 @@ class Recorder:
         except (CdnError, OSError) as error:
             self.check("the step could be done", is_good=False, seen=" ".join(str(error).split()))
             raise DemoFailedError(str(error)) from error
+        except BaseException:
+            self.check("the step was not interrupted", is_good=False, seen="it was")
+            raise
         finally:
             step.seconds = self._clock.monotonic() - began
             self.seconds = self._clock.monotonic() - self._began

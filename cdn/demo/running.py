@@ -98,22 +98,22 @@ async def _run(options: DemoOptions, view: DemoView) -> Outcome:
     processes = Processes(workspace.logs, outlives=options.keep)
     network = Network(workspace, processes)
     record = Recorder(len(STEPS), view, SystemClock())
-    is_kept = False
+    is_kept = keeps_logs = False
     try:
         with suppress(DemoFailedError):  # it is in the report
             await Scenario(network, record, files_max=options.files_max).run()
         is_kept = options.keep and len(record.steps) == len(STEPS)
+        keeps_logs = not record.is_good
         if is_kept:
             await processes.stop(*(name for name in processes.pids if name.startswith("client-")))
             _note(workspace, processes)
             return Outcome(record, workspace.root, _urls(network), workspace.key)
-        return Outcome(record, None if record.is_good else workspace.logs)
+        return Outcome(record, workspace.logs if keeps_logs else None)
     finally:
         await network.close()
         if not is_kept:
             await processes.stop_all()
-            keeps_logs = bool(record.steps) and not record.is_good and len(record.failures) > 0
-            await asyncio.to_thread(_clean, workspace, keeps_logs=keeps_logs)
+            await _clean(workspace, keeps_logs=keeps_logs)
 
 
 def _new_workspace(parent: Path | None) -> Workspace:
@@ -128,17 +128,19 @@ def _new_workspace(parent: Path | None) -> Workspace:
     return workspace
 
 
-def _clean(workspace: Workspace, *, keeps_logs: bool) -> None:
+async def _clean(workspace: Workspace, *, keeps_logs: bool) -> None:
+    """Removes the folder, or all in it but the logs; several parts at a time, for there are many files."""
+    parts = [each for each in workspace.root.iterdir() if not (keeps_logs and each == workspace.logs)]
+    await asyncio.gather(*(asyncio.to_thread(_remove, part) for part in parts))
     if not keeps_logs:
-        shutil.rmtree(workspace.root, ignore_errors=True)
-        return
-    for each in workspace.root.iterdir():
-        if each == workspace.logs:
-            continue
-        if each.is_dir():
-            shutil.rmtree(each, ignore_errors=True)
-        else:
-            each.unlink(missing_ok=True)
+        _remove(workspace.root)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _urls(network: Network) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -79,9 +80,16 @@ class Scenario:
         check_addresses(EDGE_ADDRESSES)
         limit = size_limit(self._workspace.root)
         tree = self._workspace.tree
-        self._expected, found = await asyncio.to_thread(
-            copy_libraries, tree, files_max=self._files_max, bytes_max=limit
+        stop = threading.Event()
+        copying = asyncio.ensure_future(
+            asyncio.to_thread(copy_libraries, tree, files_max=self._files_max, bytes_max=limit, is_stopped=stop.is_set)
         )
+        try:
+            self._expected, found = await asyncio.shield(copying)
+        except asyncio.CancelledError:
+            stop.set()  # a thread cannot be cancelled, and must not copy what is being removed
+            await asyncio.wait([copying])
+            raise
         fault_point("demo.tree.copied")
         files, size = len(self._expected.files), size_text(self._expected.size_bytes)
         part = "" if found <= files + len(self._expected.links) else f", of {found:,} there are"
@@ -110,16 +118,18 @@ class Scenario:
     async def replicate(self) -> None:
         """Makes two full copies and has them prove that they are."""
         reports = await self._network.replicate()
-        await self._network.serve_replicas()
         for name, report in zip(REPLICAS, reports, strict=True):
             amount = f"{report['objects']:,} objects, {size_text(report['bytes'])} in {report['seconds']:.1f} s"
-            self._record.say(f"{name} fetched and verified {amount}; serving at {self._network.replica_url(name)}")
+            self._record.say(f"{name.title()} fetched and verified {amount}")
             is_current = report["revision"] == self._revision
             self._record.check(f"{name} has the revision", is_good=is_current, seen=f"revision {report['revision']}")
         checked = await asyncio.gather(*(self._network.check_replica(name) for name in REPLICAS))
         for name, found in zip(REPLICAS, checked, strict=True):
             seen = f"{found['objects']:,} objects read again, {len(found['problems'])} problems"
             self._record.check(f"{name} is complete and right", is_good=found["ok"], seen=seen)
+        await self._network.serve_replicas()
+        for name in REPLICAS:
+            self._record.say(f"{name.title()} serves it at {self._network.replica_url(name)} and follows stratum 0")
         self._record.outcome(f"{len(REPLICAS)} full copies of {reports[0]['objects']:,} objects")
 
     # -------------------------------------------------------------------------- reading

@@ -13,7 +13,7 @@ import shutil
 import stat
 import sys
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import accumulate
@@ -23,8 +23,8 @@ from typing import Final
 from cdn.demo.report import DemoFailedError
 from cdn.reporting import size_text
 
-FILES_MAX: Final = 8_000
-BYTES_MAX: Final = 320 << 20
+FILES_MAX: Final = 5_000
+BYTES_MAX: Final = 192 << 20
 """More than this would take longer than a demonstration should."""
 _WANTED: Final = ((256 << 10, 4 << 20), (4 << 20, 16 << 20))
 """A file of these sizes must be in every sample: one that is a large object, and one that is cut into chunks."""
@@ -121,6 +121,7 @@ def copy_libraries(
     places: Sequence[tuple[str, str]] | None = None,
     files_max: int = FILES_MAX,
     bytes_max: int = BYTES_MAX,
+    is_stopped: Callable[[], bool] = lambda: False,
 ) -> tuple[Expected, int]:
     """Copies the libraries.
 
@@ -129,6 +130,7 @@ def copy_libraries(
         places: folders to copy, and where each goes.
         files_max: how many files at most.
         bytes_max: how many bytes at most.
+        is_stopped: asked before each file whether to give up.
 
     Returns:
         what was copied, and how many files there are in all.
@@ -143,6 +145,8 @@ def copy_libraries(
     every = [found[path] for path in sorted(found)]
     expected = Expected()
     for each in _chosen(every, files_max, bytes_max):
+        if is_stopped():
+            break
         with suppress(OSError):  # gone meanwhile, or not for us to read
             _copy(each, target, expected)
     if not expected.files:
