@@ -40,7 +40,9 @@ if TYPE_CHECKING:
     from stratum0.repository import Head, Repository
 
 BATCH_OBJECTS: Final = 10_000
-"""So many objects are deleted at a time: about a second for which publishers may have to wait."""
+"""So many objects are looked for before some are deleted."""
+HOLD_SECONDS: Final = 0.5
+"""For about so long publishers may have to wait while objects are deleted."""
 _DAY_SECONDS: Final = 86_400
 
 
@@ -304,12 +306,26 @@ class _Collector:
         if self._dry_run:
             self._count_removed(self._still_garbage(batch))
             return
-        with objects_lock(self._repository.folder, alone=True):
-            batch = self._still_garbage(batch)
-            fault_point("gc.batch.before")
-            removed = [stored for stored in batch if self._store.delete(stored.path)]
-        fault_point("gc.batch.after")
-        self._count_removed(removed)
+        while batch:
+            with objects_lock(self._repository.folder, alone=True):
+                batch = self._still_garbage(batch)
+                fault_point("gc.batch.before")
+                tried, removed = self._delete_for_a_moment(batch)
+            fault_point("gc.batch.after")
+            self._count_removed(removed)
+            batch = batch[tried:]
+
+    def _delete_for_a_moment(self, batch: list[StoredObject]) -> tuple[int, list[StoredObject]]:
+        """Deletes objects until the lock was held long enough; how many were tried, and which were removed."""
+        clock = self._repository.clock
+        until = clock.monotonic() + HOLD_SECONDS
+        removed = []
+        for tried, stored in enumerate(batch, start=1):
+            if self._store.delete(stored.path):
+                removed.append(stored)
+            if clock.monotonic() >= until:
+                return tried, removed
+        return len(batch), removed
 
     def _still_garbage(self, batch: list[StoredObject]) -> list[StoredObject]:
         if self._repository.head() is not self._marked_head:

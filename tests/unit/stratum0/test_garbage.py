@@ -350,6 +350,14 @@ def test_batches_may_be_small(repository, monkeypatch):
     assert published(repository).manifest.revision == 5
 
 
+def test_the_lock_is_let_go_after_a_moment_and_the_rest_is_looked_at_again(repository, monkeypatch):
+    monkeypatch.setattr(garbage, "HOLD_SECONDS", 0)
+    with faults_seen() as names:
+        done = collect(repository, NOTHING_ELSE)
+    assert names.count("gc.batch.after") >= done.objects_removed > 3
+    assert published(repository).manifest.revision == 5
+
+
 @pytest.mark.parametrize("point", ["gc.marked", "gc.batch.before", "gc.batch.after", "gc.batch.after@2"])
 def test_a_collection_that_died_anywhere_can_be_repeated(repository, monkeypatch, point):
     monkeypatch.setattr(garbage, "BATCH_OBJECTS", 2)
