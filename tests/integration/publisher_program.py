@@ -1,7 +1,7 @@
 """A publisher to be killed: a program of its own, started by the tests.
 
-    publisher_program.py HOME one SUBTREE CONTENT [staged]   publishes one file, says `published REVISION`
-    publisher_program.py HOME many SUBTREE COUNT             publishes as many revisions, saying so each time
+publisher_program.py HOME one SUBTREE CONTENT [staged]   publishes one file, says `published REVISION`
+publisher_program.py HOME many SUBTREE COUNT             publishes as many revisions, saying so each time
 """
 
 from __future__ import annotations

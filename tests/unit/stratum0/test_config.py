@@ -57,9 +57,7 @@ def test_a_storage_folder_that_is_no_text_is_refused(tmp_path):
 
 def test_contradicting_settings_are_refused_with_the_key_that_is_wrong(tmp_path):
     text = RepositorySettings(NAME, tmp_path).to_toml()
-    (tmp_path / "repository.toml").write_text(
-        text.replace("catalog_entries_max = 50000", "catalog_entries_max = 1500")
-    )
+    (tmp_path / "repository.toml").write_text(text.replace("catalog_entries_max = 50000", "catalog_entries_max = 1500"))
     with pytest.raises(ConfigError, match="catalog_entries_max: must be at least twice"):
         RepositorySettings.load(tmp_path)
 
