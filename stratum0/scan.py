@@ -15,6 +15,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from cdn.catalog.entries import XATTR_BYTES_MAX, XATTR_COUNT_MAX, Entry, decode_name
@@ -32,6 +33,7 @@ from stratum0.sources import (
     is_directory_record,
     link_of_record,
     pack,
+    packed_records,
     record_of,
     settled,
     unpack,
@@ -198,18 +200,17 @@ class Scanner:
         """Stages what changed directly in a folder; returns the folders in it and whether each is new."""
         looked_ns = self._now_ns()
         statuses = self._list(relative)
-        folder = _Folder(relative, self._path(relative), looked_ns, {n: record_of(s) for n, s in statuses.items()})
+        path = self._path(relative)
+        packed, directories = packed_records(statuses)
         self.counts.folders += 1
         self.counts.files += len(statuses)
-        old = None if is_fresh else self._remembered(folder)
-        is_doubted = folder.path in self._doubts.folders
-        if old is not None and not is_doubted and pack(folder.records.items()) == old:
+        old = None if is_fresh or self._doubts.everywhere else self._memory.records(relative)
+        if old == packed and path not in self._doubts.folders:
             self._progress.advance(len(statuses))
-            return [
-                (_join(relative, name), False) for name, record in folder.records.items() if is_directory_record(record)
-            ]
+            return [(_join(relative, name), False) for name in directories]
+        folder = _Folder(relative, path, looked_ns, unpack(packed))
         base = self._base_of(folder, is_fresh=is_fresh, is_remembered=old is not None)
-        below = self._compare(folder, statuses, _View(unpack(old) if old is not None else {}, base))
+        below = self._compare(folder, dict(statuses), _View(unpack(old) if old is not None else {}, base))
         self._one_less(folder)
         return below
 
@@ -367,10 +368,6 @@ class Scanner:
 
     # ------------------------------------------------------------------------------------------------------- comparing
 
-    def _remembered(self, folder: _Folder) -> bytes | None:
-        """The records known of a folder, None if there are none or nothing in it can be trusted."""
-        return None if self._doubts.everywhere else self._memory.records(folder.relative)
-
     def _base_of(self, folder: _Folder, *, is_fresh: bool, is_remembered: bool) -> dict[str, Entry] | None:
         """What is published in a folder; None if its records say it already."""
         if is_fresh:
@@ -406,8 +403,8 @@ class Scanner:
 
     # --------------------------------------------------------------------------------------------------------- looking
 
-    def _list(self, relative: bytes) -> dict[bytes, os.stat_result]:
-        """The status of everything in a folder by name, in byte order."""
+    def _list(self, relative: bytes) -> list[tuple[bytes, os.stat_result]]:
+        """Name and status of everything in a folder, in byte order of the names."""
         found: list[tuple[bytes, os.stat_result]] = []
         is_root = not relative and not self._target
         with os.scandir(self._file(relative)) as entries:
@@ -418,8 +415,8 @@ class Scanner:
                     found.append((entry.name, entry.stat(follow_symlinks=False)))
                 except FileNotFoundError:  # it went since the folder was listed
                     continue
-        found.sort(key=lambda item: item[0])
-        return dict(found)
+        found.sort(key=_first)
+        return found
 
     def _is_left_out(self, name: bytes) -> bool:
         if name in _ALWAYS_LEFT_OUT or name in _ONLY_BELOW_THE_ROOT:
@@ -519,6 +516,9 @@ def _link_groups(records: Records) -> dict[bytes, tuple[bytes, ...]]:
             if links > 1 and inode:
                 by_inode.setdefault(inode, []).append(name)
     return {name: tuple(names) for names in by_inode.values() if len(names) > 1 for name in names}
+
+
+_first: Final = itemgetter(0)
 
 
 def _join(folder: bytes, name: bytes) -> bytes:

@@ -31,6 +31,8 @@ RACY_NS: Final = 50_000_000
 _RECORD: Final = struct.Struct("<IIIIqqqQ")
 _NAME: Final = struct.Struct("<H")
 _NOTHING: Final = b""
+_KIND_BITS: Final = 0o170000
+_DEVICES: Final = frozenset({stat.S_IFBLK, stat.S_IFCHR})
 _UNKNOWN_INODE: Final = 0
 _VERSION: Final = "1"
 _SCHEMA: Final = (
@@ -81,6 +83,40 @@ def settled(record: bytes, looked_ns: int) -> bytes:
     if inode != _UNKNOWN_INODE and max(mtime_ns, ctime_ns) > looked_ns - RACY_NS:
         return _RECORD.pack(*fields, mtime_ns, ctime_ns, _UNKNOWN_INODE)
     return record
+
+
+def packed_records(statuses: Iterable[tuple[bytes, os.stat_result]]) -> tuple[bytes, list[bytes]]:
+    """The packed records of what is in a folder, and the names of the directories among it.
+
+    It is `pack` of each name's `record_of`, in one loop, because a publication in which nothing changed is this loop.
+
+    Args:
+        statuses: names and statuses, in byte order of the names.
+    """
+    parts: list[bytes] = []
+    directories: list[bytes] = []
+    pack_name, pack_record = _NAME.pack, _RECORD.pack
+    for name, status in statuses:
+        mode = status.st_mode
+        kind = mode & _KIND_BITS
+        if kind == stat.S_IFDIR:
+            directories.append(name)
+            record = pack_record(mode, status.st_uid, status.st_gid, 0, 0, status.st_mtime_ns, 0, 0)
+        elif kind in _DEVICES:
+            record = record_of(status)
+        else:
+            record = pack_record(
+                mode,
+                status.st_uid,
+                status.st_gid,
+                status.st_nlink,
+                status.st_size,
+                status.st_mtime_ns,
+                status.st_ctime_ns,
+                status.st_ino,
+            )
+        parts += (pack_name(len(name)), name, record)
+    return _NOTHING.join(parts), directories
 
 
 def pack(records: Iterable[tuple[bytes, bytes]]) -> bytes:
