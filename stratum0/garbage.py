@@ -44,6 +44,8 @@ BATCH_OBJECTS: Final = 10_000
 HOLD_SECONDS: Final = 0.5
 """For about so long publishers may have to wait while objects are deleted."""
 _DAY_SECONDS: Final = 86_400
+_CLOCK_SLACK_SECONDS: Final = 1.0
+"""File systems take their times from a clock that is a little behind."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +178,7 @@ class _Collector:
         finally:
             os.close(descriptor)
             os.unlink(path)
-        return min([now, *(record.began for record in records(self._repository))])
+        return min([now, *(record.began - _CLOCK_SLACK_SECONDS for record in records(self._repository))])
 
     # ------------------------------------------------------------------------------------------------------------- mark
 

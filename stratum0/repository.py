@@ -119,6 +119,8 @@ class Repository:
             CdnError: its settings have mistakes, or it cannot be recovered.
         """
         repository = cls.peek(name, home, clock=clock)
+        if not os.access(repository.folder, os.W_OK | os.X_OK):
+            raise RepositoryError(f"{name} belongs to somebody else: run this as the owner of {repository.folder}")
         from stratum0.recovery import recover
 
         recover(repository)

@@ -151,6 +151,9 @@ def test_a_repository_of_somebody_else_is_refused(tmp_path):
     try:
         with pytest.raises(RepositoryError, match="somebody else"):
             Repository.peek(NAME, Home(tmp_path))
+        repository.folder.chmod(0o500)
+        with pytest.raises(RepositoryError, match="somebody else"):
+            Repository.open(NAME, Home(tmp_path))
     finally:
         repository.folder.chmod(0o700)
 
