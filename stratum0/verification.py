@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,12 +72,16 @@ def verify_object(root: str, name: ObjectName, *, content: bool) -> tuple[int, D
         return 0, DamagedObject(name, is_missing=True, reason="it is missing")
     except OSError as error:
         return 0, DamagedObject(name, is_missing=False, reason=f"it cannot be opened: {error.strerror}")
-    with os.fdopen(descriptor, "rb", buffering=0) as file:
-        try:
-            size = os.fstat(descriptor).st_size
-            actual = _digest_text(file, name) if content or size == 0 else name.digest.text
-        except OSError as error:
-            return 0, DamagedObject(name, is_missing=False, reason=f"it cannot be read: {error.strerror}")
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            return 0, DamagedObject(name, is_missing=False, reason="it is no file")
+        size = status.st_size
+        actual = _digest_text(descriptor, name) if content or size == 0 else name.digest.text
+    except OSError as error:
+        return 0, DamagedObject(name, is_missing=False, reason=f"it cannot be read: {error.strerror}")
+    finally:
+        os.close(descriptor)
     if actual != name.digest.text:
         return size, DamagedObject(name, is_missing=False, reason=f"its {size} bytes have the digest {actual}")
     return size, None
@@ -192,10 +197,9 @@ class _Worker:
         self._process.wait()
 
 
-def _digest_text(file: object, name: ObjectName) -> str:
+def _digest_text(descriptor: int, name: ObjectName) -> str:
     hasher = Hasher(name.digest.algorithm)
-    read: Callable[[int], bytes] = file.read  # type: ignore[attr-defined]
-    while piece := read(_PIECE_BYTES):
+    while piece := os.read(descriptor, _PIECE_BYTES):
         hasher.update(piece)
     return hasher.digest().text
 
