@@ -27,14 +27,14 @@ from typing import TYPE_CHECKING, Any, Final
 
 from cdn.client.config import ClientSettings
 from cdn.client.files import pieces_of
-from cdn.client.repository import MountedRepository, open_repository
+from cdn.client.repository import MountedRepository, default_fetcher, open_repository
+from cdn.client.source_list import parse_servers
 from cdn.client.sources import SourcePolicy
 from cdn.demo.naming import GeoResolver
 from cdn.demo.tree import Expected, Facts
 from cdn.errors import CdnError
 from cdn.objects import MANIFEST_PATH
 from cdn.transport.base import Fetcher, Request, Response
-from cdn.transport.http import HttpFetcher, HttpSettings
 from cdn.transport.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -226,11 +226,11 @@ class Reader:
 
     async def _open(self, order: dict[str, Any]) -> dict[str, Any]:
         await self.close()
-        http = HttpFetcher(HttpSettings(connect_timeout_seconds=2.0), resolver=self._resolver)
-        self._fetcher = WatchedFetcher(http)
+        urls = parse_servers(order["servers"], self._fqrn)
+        self._fetcher = WatchedFetcher(default_fetcher(urls, self._resolver))
         self._repository = await open_repository(
             self._fqrn,
-            servers=order["servers"],
+            servers=urls,
             keys=[order["key"]],
             settings=ClientSettings(cache=Path(order["cache"]), policy=_PATIENCE),
             fetcher=self._fetcher,
