@@ -90,6 +90,7 @@ def fetch_status(admin_url: str) -> dict[str, object]:
         with urllib.request.urlopen(url, timeout=STATUS_SECONDS) as reply:  # noqa: S310 -- the scheme was checked
             document = json.loads(reply.read(STATUS_BYTES_MAX))
     except urllib.error.HTTPError as error:
+        error.close()
         raise TransportError(url, f"the server answered {error.code}") from error
     except OSError as error:
         raise UnreachableError(url, str(getattr(error, "reason", error))) from error
