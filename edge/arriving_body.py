@@ -21,7 +21,7 @@ from edge.disk_cache import SpoolFile
 
 TAIL_BYTES_MAX: Final = 2 << 20
 FLUSH_BYTES: Final = 512 << 10
-_READ_BYTES: Final = 256 << 10
+_READ_BYTES: Final = 128 << 10
 
 
 class NobodyWaits(Exception):  # noqa: N818 -- no failure: the fetch has lost its purpose

@@ -26,7 +26,7 @@ from edge.statistics import Result, Statistics
 
 PIPELINED_BYTES_MAX: Final = 64 << 10
 """How much of further requests waits while one is being answered."""
-WRITE_HIGH_WATER: Final = 256 << 10
+WRITE_HIGH_WATER: Final = 64 << 10
 _JOIN_BYTES_MAX: Final = 32 << 10
 _LINGER_OFF: Final = struct.pack("ii", 1, 0)
 _LINGER_SECONDS: Final = 2.0

@@ -43,7 +43,7 @@ DESTINATIONS_MAX: Final = 8192
 LOADS_MAX: Final = 32
 RETRY_SECONDS: Final = 5.0
 """How long a stale answer is given before failed upstreams are asked again."""
-_DISK_READ_BYTES: Final = 256 << 10
+_DISK_READ_BYTES: Final = 128 << 10
 _NOT_PASSED_ON: Final = (
     "Authorization",
     "Cache-Control",
