@@ -55,7 +55,10 @@ drain_timeout = "1s"
 
 
 def geodns_config(*, port: int, admin_port: int, edge_port: int) -> str:
-    """GeoDNS in front of the edges, which it asks several times a second how they are."""
+    """GeoDNS in front of the edges, which it asks several times a second how they are.
+
+    A dead edge refuses at once, so it is noticed at once; the patience is for edges on a machine that is busy.
+    """
     return "\n".join(
         (
             _DNS_HEAD.format(home=HOME, port=port, admin=admin_port, zone=ZONE, ttl=DNS_TTL_SECONDS, fall=FALL),
@@ -75,8 +78,8 @@ listen = "{home}:{admin}"
 
 [health]
 interval_seconds = "200ms"
-timeout_seconds = "2s"
-slow_seconds = "2s"
+timeout_seconds = "5s"
+slow_seconds = "5s"
 fall = {fall}
 rise = 2
 
