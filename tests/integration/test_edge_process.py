@@ -20,6 +20,7 @@ from tests.fakes.origin import Reply, running_origin
 
 LARGE = os.urandom(6_000_000)
 LARGE_TARGET = object_of(LARGE)
+SMALL_TARGET = object_of(b"small")
 
 
 class Process:
@@ -102,9 +103,10 @@ async def origin():
 
 async def test_it_serves_tells_how_it_is_and_stops_when_told(tmp_path, origin):
     async with running(write_config(tmp_path, origin.url)) as edge:
+        origin.replies[SMALL_TARGET] = Reply(b"small")
         async with Client(edge.address) as client:
             for _ in range(2):
-                assert (await client.get(LARGE_TARGET)).body == LARGE
+                assert (await client.get(SMALL_TARGET)).body == b"small"
         status = json.loads(await asyncio.to_thread(edge.ask, "/status"))
         assert (status["requests"]["hits"], status["requests"]["misses"]) == (1, 1)
         metrics = await asyncio.to_thread(edge.ask, "/metrics")
@@ -112,7 +114,7 @@ async def test_it_serves_tells_how_it_is_and_stops_when_told(tmp_path, origin):
         assert await asyncio.to_thread(edge.ask, "/readyz") == "ready\n"
         assert await asyncio.to_thread(edge.end) == 0
         lines = (tmp_path / "access.log").read_text().splitlines()
-        assert [re.search(r'" 200 6000000 .* (\w+) [0-9.]+$', line)[1] for line in lines] == ["miss", "hit"]
+        assert [re.search(r'" 200 5 .* (\w+) [0-9.]+$', line)[1] for line in lines] == ["miss", "hit"]
 
 
 async def test_sighup_reloads_reopens_the_log_and_keeps_the_old_configuration_over_a_mistake(tmp_path, origin):
@@ -134,10 +136,9 @@ async def test_sighup_reloads_reopens_the_log_and_keeps_the_old_configuration_ov
 
 async def test_killed_in_the_middle_it_starts_again_with_nothing_wrong(tmp_path, origin):
     path = write_config(tmp_path, origin.url)
-    small = object_of(b"small")
-    origin.replies[small] = Reply(b"small")
+    origin.replies[SMALL_TARGET] = Reply(b"small")
     async with running(path) as edge, Client(edge.address) as client:
-        await client.get(small)
+        await client.get(SMALL_TARGET)
         origin.replies[LARGE_TARGET] = Reply(LARGE, gate=asyncio.Event(), gate_after=4_000_000)
         await client.ask(LARGE_TARGET)
         await client.receive_head()
@@ -149,8 +150,8 @@ async def test_killed_in_the_middle_it_starts_again_with_nothing_wrong(tmp_path,
         origin.replies[LARGE_TARGET] = Reply(LARGE)
         async with Client(edge.address) as client:
             assert (await client.get(LARGE_TARGET)).body == LARGE
-            assert (await client.get(small)).body == b"small"
-        assert origin.count(small) == 1
+            assert (await client.get(SMALL_TARGET)).body == b"small"
+        assert origin.count(SMALL_TARGET) == 1
 
 
 def test_a_port_that_is_taken_ends_it_with_one_sentence(tmp_path):
