@@ -137,29 +137,29 @@ def test_a_tarball_from_a_file_and_from_standard_input(cdn, source, tmp_path):
 
 
 def test_a_transaction_survives_between_processes_and_becomes_one_revision(cdn, source):
-    begun = cdn.json("transaction", "begin", NAME, "/work")
-    cdn.run("transaction", "mkdir", NAME, "/work")
-    cdn.run("transaction", "put", NAME, source / "sub" / "file", "/work/")
-    cdn.run("transaction", "put", NAME, "-", "/work/typed", "--mode", "600", stdin=b"typed in")
-    cdn.run("transaction", "put", "-r", NAME, source, "/work/tree")
-    cdn.run("transaction", "mv", NAME, "/work/file", "/work/tree/")
-    cdn.run("transaction", "symlink", NAME, "tree", "/work/link")
-    cdn.run("transaction", "chmod", NAME, "640", "/work/tree/sub/file")
-    cdn.run("transaction", "rm", NAME, "/work/tree/link")
+    begun = cdn.json("transaction", "begin", NAME, "/tools")
+    cdn.run("transaction", "mkdir", NAME, "/tools")
+    cdn.run("transaction", "put", NAME, source / "sub" / "file", "/tools/")
+    cdn.run("transaction", "put", NAME, "-", "/tools/typed", "--mode", "600", stdin=b"typed in")
+    cdn.run("transaction", "put", "-r", NAME, source, "/tools/tree")
+    cdn.run("transaction", "mv", NAME, "/tools/file", "/tools/tree/")
+    cdn.run("transaction", "symlink", NAME, "tree", "/tools/link")
+    cdn.run("transaction", "chmod", NAME, "640", "/tools/tree/sub/file")
+    cdn.run("transaction", "rm", NAME, "/tools/tree/link")
     status = cdn.json("transaction", "status", NAME)
-    assert (status["id"], status["subtree"], status["state"]) == (begun["id"], "/work", "open")
+    assert (status["id"], status["subtree"], status["state"]) == (begun["id"], "/tools", "open")
     changes = {change["path"]: change["kind"] for change in cdn.json("transaction", "diff", NAME)["changes"]}
-    assert changes["/work/tree/file"] == "added"
+    assert changes["/tools/tree/file"] == "added"
     assert cdn.json("repo", "info", NAME)["revision"] == 1
     assert [each["id"] for each in cdn.json("transaction", "list", NAME)["transactions"]] == [begun["id"]]
     assert cdn.json("transaction", "commit", NAME, "--tag", "v1")["revision"] == 2
     tree = published(cdn.repository).tree
     assert sorted(tree) == [
-        "", "/work", "/work/link", "/work/tree", "/work/tree/file", "/work/tree/sub", "/work/tree/sub/file",
-        "/work/typed",
+        "", "/tools", "/tools/link", "/tools/tree", "/tools/tree/file", "/tools/tree/sub", "/tools/tree/sub/file",
+        "/tools/typed",
     ]  # fmt: skip
-    assert tree["/work/tree/sub/file"].mode & 0o777 == 0o640
-    assert tree["/work/typed"].mode & 0o777 == 0o600
+    assert tree["/tools/tree/sub/file"].mode & 0o777 == 0o640
+    assert tree["/tools/typed"].mode & 0o777 == 0o600
     assert cdn.json("transaction", "list", NAME)["transactions"] == []
 
 
