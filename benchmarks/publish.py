@@ -15,6 +15,7 @@ import contextlib
 import datetime as dt
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -365,7 +366,12 @@ def _levels(text: str) -> list[int]:
     return [int(level) for level in text.split(",")]
 
 
+def _ended(number: int, _: object) -> None:
+    raise SystemExit(128 + number)
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _ended)  # so that stores and commands under way do not stay behind
     try:
         sys.exit(main())
     except CommandFailedError as error:
