@@ -31,6 +31,7 @@ from stratum0.sources import (
     Records,
     SourceMemory,
     is_directory_record,
+    is_settled,
     link_of_record,
     pack,
     packed_records,
@@ -209,8 +210,9 @@ class Scanner:
             self._progress.advance(len(statuses))
             return [(_join(relative, name), False) for name in directories]
         folder = _Folder(relative, path, looked_ns, unpack(packed))
-        base = self._base_of(folder, is_fresh=is_fresh, is_remembered=old is not None)
-        below = self._compare(folder, dict(statuses), _View(unpack(old) if old is not None else {}, base))
+        known = unpack(old) if old is not None else None
+        view = _View(known or {}, self._base_of(folder, known, is_fresh=is_fresh))
+        below = self._compare(folder, dict(statuses), view)
         self._one_less(folder)
         return below
 
@@ -368,11 +370,11 @@ class Scanner:
 
     # ------------------------------------------------------------------------------------------------------- comparing
 
-    def _base_of(self, folder: _Folder, *, is_fresh: bool, is_remembered: bool) -> dict[str, Entry] | None:
+    def _base_of(self, folder: _Folder, known: Records | None, *, is_fresh: bool) -> dict[str, Entry] | None:
         """What is published in a folder; None if its records say it already."""
         if is_fresh:
             return {}
-        if is_remembered and folder.path not in self._doubts.folders:
+        if known is not None and folder.path not in self._doubts.folders and all(map(is_settled, known.values())):
             return None
         hidden = _ALWAYS_LEFT_OUT if not folder.path else frozenset()
         return {e.name: e for e in self._tree.listing(folder.path) if e.name.encode("utf-8", "replace") not in hidden}

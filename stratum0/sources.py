@@ -75,14 +75,21 @@ def link_of_record(record: bytes) -> tuple[int, int]:
 def settled(record: bytes, looked_ns: int) -> bytes:
     """The record to remember: without an inode if the file may change unseen, having changed only just before.
 
+    The ctime alone decides: whatever writes to a file moves it, and nobody can set it to another day.
+
     Args:
         record: what was seen.
         looked_ns: when, in nanoseconds since the epoch.
     """
     *fields, mtime_ns, ctime_ns, inode = _RECORD.unpack(record)
-    if inode != _UNKNOWN_INODE and max(mtime_ns, ctime_ns) > looked_ns - RACY_NS:
+    if inode != _UNKNOWN_INODE and ctime_ns > looked_ns - RACY_NS:
         return _RECORD.pack(*fields, mtime_ns, ctime_ns, _UNKNOWN_INODE)
     return record
+
+
+def is_settled(record: bytes) -> bool:
+    """Whether a record proves by itself that a file is as it was published."""
+    return is_directory_record(record) or link_of_record(record)[0] != _UNKNOWN_INODE
 
 
 def packed_records(statuses: Iterable[tuple[bytes, os.stat_result]]) -> tuple[bytes, list[bytes]]:

@@ -71,8 +71,7 @@ UPDATE changes SET hardlinks = 1 WHERE key IN (
   SELECT min(key) FROM changes WHERE hardlinks > 4294967295
   GROUP BY folder(key), hardlinks >> 32 HAVING count(*) = 1)"""
 
-_CHUNK: Final = struct.Struct("<qq20s32s")
-_NO_PLAIN_DIGEST: Final = bytes(32)
+_CHUNK: Final = struct.Struct("<qq20s?32s")
 _NO_KEY: Final = (0, 0)
 _IS_GROUPED: Final = 1 << 32
 _ROLES: Final = FLAG_NESTED_MOUNTPOINT | FLAG_NESTED_ROOT | FLAG_BIND_MOUNTPOINT
@@ -355,11 +354,12 @@ def plain_file(row: Row) -> Row | None:
 
 
 def _packed(chunk: Chunk) -> bytes:
-    return _CHUNK.pack(chunk.offset, chunk.size, chunk.digest.value, chunk.plain_digest or _NO_PLAIN_DIGEST)
+    plain = chunk.plain_digest
+    return _CHUNK.pack(chunk.offset, chunk.size, chunk.digest.value, plain is not None, plain or b"")
 
 
 def _unpacked(blob: bytes, algorithm: Algorithm) -> tuple[Chunk, ...]:
     return tuple(
-        Chunk(offset, size, Digest(algorithm, value), None if plain == _NO_PLAIN_DIGEST else plain)
-        for offset, size, value, plain in _CHUNK.iter_unpack(blob)
+        Chunk(offset, size, Digest(algorithm, value), plain if has_plain else None)
+        for offset, size, value, has_plain, plain in _CHUNK.iter_unpack(blob)
     )

@@ -10,6 +10,7 @@ from cdn.errors import UsageError
 from stratum0.preview import preview
 from stratum0.publish import publish_tree
 from tests.fakes.publishers import new_publisher
+from tests.unit.stratum0.test_scan import LaterClock, StoppedClock
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def test_it_foretells_what_publishing_does_and_changes_nothing(tmp_path, source)
 
 
 def test_after_publishing_there_is_nothing_to_do_until_something_changes(tmp_path, source):
-    repository = new_publisher(tmp_path / "publisher")
+    repository = new_publisher(tmp_path / "publisher", LaterClock())
     publish_tree(repository, source, options=None)
     assert seen(repository, source) == {}
     (source / "sub" / "file").write_text("two, longer")
@@ -47,6 +48,14 @@ def test_after_publishing_there_is_nothing_to_do_until_something_changes(tmp_pat
     expected = {"": "changed", "/sub/file": "changed", "/large": "removed", "/new": "added"}
     assert seen(repository, source) == expected
     assert seen(repository, source) == expected
+
+
+def test_files_too_young_to_be_trusted_are_read_again_and_found_to_be_the_same(tmp_path, source):
+    repository = new_publisher(tmp_path / "publisher", StoppedClock(os.lstat(source / "sub").st_ctime))
+    assert publish_tree(repository, source).counts.put > 0
+    assert seen(repository, source) == {}
+    again = publish_tree(repository, source)
+    assert (again.counts.files_read, again.counts.put) == (3, 0)
 
 
 def test_the_same_content_written_anew_is_a_change_of_time_only_and_checksums_see_silent_changes(tmp_path, source):
