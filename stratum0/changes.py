@@ -48,14 +48,14 @@ class Change:
 class ChangeSink(Protocol):
     """Where changes go: the staging of a transaction."""
 
-    def stage(self, changes: Iterable[Change], objects: Iterable[str]) -> None:
-        """Records changes that replace earlier ones of the same paths, and the paths of objects they rely on.
+    def stage(self, changes: Iterable[Change], found: Iterable[str]) -> None:
+        """Records changes that replace earlier ones of the same paths.
 
-        When this returns, garbage collection spares those objects for as long as the transaction lives.
+        When this returns, garbage collection spares the objects that they rely on for as long as the transaction lives.
 
         Args:
             changes: in any order.
-            objects: paths in the object store, written or found there.
+            found: those of their objects that the store had before the transaction began, which may be gone by now.
 
         Raises:
             ObjectMissingError: an object that was relied on is not in the store (any more); nothing was recorded.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from cdn.compression import Compression
+from cdn.compression import LEVEL_FASTEST, Compression
 from cdn.config import Between, load_config
 from cdn.errors import ConfigError, UsageError
 from cdn.hashing import Algorithm
@@ -122,7 +122,7 @@ class RepositorySettings:
         storage: the folder its objects are served from.
         hash: of all its objects; cannot be changed later.
         compress: how new files are stored.
-        compression_level: of zlib, 1 to 9.
+        compression_level: from 1, fast, to 9, small.
         ttl_seconds: how long clients go without looking for a new revision.
         owner: ``UID:GID`` of who owns the repository's files on this machine and its root directory; None is whoever
             created it.
@@ -144,7 +144,7 @@ class RepositorySettings:
     storage: Path
     hash: Literal["shake128", "sha1", "rmd160"] = "shake128"
     compress: Literal["zlib", "none"] = "zlib"
-    compression_level: Annotated[int, Between(1, 9)] = 6
+    compression_level: Annotated[int, Between(1, 9)] = LEVEL_FASTEST
     ttl_seconds: Annotated[int, Between(TTL_SECONDS_MIN, TTL_SECONDS_MAX)] = 240
     owner: str | None = None
     garbage_collectable: bool = True

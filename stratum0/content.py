@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import os
 import sqlite3
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from cdn.catalog.entries import Chunk
 from cdn.chunking import CHUNKED_ABOVE_BYTES, cut_stream
-from cdn.compression import Compression, compress
+from cdn.compression import LEVEL_FASTEST, Compression, compress
 from cdn.hashing import Algorithm, Digest, digest_of, plain_digest_of
 from cdn.objects import Kind, ObjectName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
     from typing_extensions import Buffer
@@ -31,6 +32,7 @@ _PROBE_BYTES: Final = 64 << 10
 _PROBE_RATIO: Final = 0.97
 _STORE_LEVEL: Final = 0
 _BUSY_SECONDS: Final = 30.0
+_CACHE_KIB: Final = 8 << 10
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS content (key BLOB PRIMARY KEY, digest BLOB NOT NULL, stored INTEGER NOT NULL) WITHOUT ROWID
 """
@@ -42,7 +44,7 @@ class ContentSettings:
 
     algorithm: Algorithm
     compression: Compression = Compression.ZLIB
-    level: int = 6
+    level: int = LEVEL_FASTEST
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +75,7 @@ class StoredContent:
         compression: how it is stored.
         digest, plain_digest: of the object, None if there are chunks.
         chunks: in order, none for an unchunked file.
-        objects: paths of everything it relies on in the store.
+        found: paths of the objects that the store had before.
         stored_size: bytes newly written.
         objects_new: objects newly written.
     """
@@ -83,7 +85,7 @@ class StoredContent:
     digest: Digest | None = None
     plain_digest: bytes | None = None
     chunks: tuple[Chunk, ...] = ()
-    objects: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
     stored_size: int = 0
     objects_new: int = 0
 
@@ -102,25 +104,26 @@ class StoredContent:
 
 def content_of_piece(piece: StoredPiece, compression: Compression) -> StoredContent:
     """The content of a file that is one object."""
-    written = piece.stored_size if piece.is_new else 0
+    if piece.is_new:
+        return StoredContent(piece.size, compression, piece.digest, piece.plain_digest, (), (), piece.stored_size, 1)
     path = ObjectName(piece.digest, Kind.FILE).path
-    return StoredContent(
-        piece.size, compression, piece.digest, piece.plain_digest, (), (path,), written, int(piece.is_new)
-    )
+    return StoredContent(piece.size, compression, piece.digest, piece.plain_digest, (), (path,))
 
 
 def content_of_chunks(pieces: Iterable[StoredPiece], compression: Compression) -> StoredContent:
     """The content of a file that is several objects, given in order."""
     chunks: list[Chunk] = []
-    objects: list[str] = []
+    found: list[str] = []
     offset = written = new = 0
     for piece in pieces:
         chunks.append(Chunk(offset, piece.size, piece.digest, piece.plain_digest))
-        objects.append(ObjectName(piece.digest, Kind.CHUNK).path)
         offset += piece.size
-        written += piece.stored_size if piece.is_new else 0
-        new += piece.is_new
-    return StoredContent(offset, compression, None, None, tuple(chunks), tuple(objects), written, new)
+        if piece.is_new:
+            written += piece.stored_size
+            new += 1
+        else:
+            found.append(ObjectName(piece.digest, Kind.CHUNK).path)
+    return StoredContent(offset, compression, None, None, tuple(chunks), tuple(found), written, new)
 
 
 # ------------------------------------------------------------------------------------------------------------ the index
@@ -139,6 +142,7 @@ class ContentIndex:
         self._connection = sqlite3.connect(file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = OFF")  # a cache: losing it costs time, never content
+        self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         self._connection.execute(_SCHEMA)
 
     def find(self, plain_digest: bytes, kind: Kind, settings: ContentSettings) -> tuple[Digest, int] | None:
@@ -148,11 +152,20 @@ class ContentIndex:
         ).fetchone()
         return None if row is None else (Digest(settings.algorithm, row[0]), row[1])
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Within the block, `find` sees what was there at its first call, and costs half."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.execute("COMMIT")
+
     def add(self, pieces: Iterable[tuple[StoredPiece, Kind]], settings: ContentSettings) -> None:
         """Remembers pieces that are in the store, all in one transaction."""
-        rows = [
+        rows = sorted(  # neighbours fall onto the same pages
             (_key(piece.plain_digest, kind, settings), piece.digest.value, piece.stored_size) for piece, kind in pieces
-        ]
+        )
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             self._connection.executemany("INSERT OR REPLACE INTO content VALUES (?, ?, ?)", rows)
@@ -199,6 +212,10 @@ class ContentStore:
     store: ObjectStore
     settings: ContentSettings
     index: ContentIndex | None = None
+
+    def batch(self) -> AbstractContextManager[None]:
+        """For storing many pieces within the block: the index is asked as it was at the beginning."""
+        return self.index.reading() if self.index is not None else nullcontext()
 
     def store_piece(self, data: Buffer, kind: Kind) -> StoredPiece:
         """Stores bytes as one object, unless the store has them.
@@ -273,7 +290,8 @@ class ContentStore:
             return self.settings.level
         middle = size // 2
         sample = memoryview(data)[middle : middle + _PROBE_BYTES]
-        return _STORE_LEVEL if len(compress(sample, level=1)) > len(sample) * _PROBE_RATIO else self.settings.level
+        is_incompressible = len(compress(sample, level=LEVEL_FASTEST)) > len(sample) * _PROBE_RATIO
+        return _STORE_LEVEL if is_incompressible else self.settings.level
 
 
 class _Resumed:

@@ -84,7 +84,7 @@ class Editing(ABC):
         """The tree as it would be after a commit."""
 
     @abstractmethod
-    def stage(self, changes: Iterable[Change], objects: Iterable[str]) -> None:
+    def stage(self, changes: Iterable[Change], found: Iterable[str]) -> None:
         """Records changes; see `stratum0.changes.ChangeSink`."""
 
     @abstractmethod
@@ -154,7 +154,7 @@ class Editing(ABC):
         content = self._store(source)
         made = self._made(stat.S_IFREG, _FILE_MODE, model=model)
         entry = replace(made, **content.entry_fields)
-        return self._put(path, _adjusted(entry, mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns), content.objects)
+        return self._put(path, _adjusted(entry, mode=mode, uid=uid, gid=gid, mtime_ns=mtime_ns), content.found)
 
     def symlink(self, path: str, target: str, *, parents: bool = False) -> Entry:
         """Makes a symbolic link.
@@ -274,9 +274,9 @@ class Editing(ABC):
 
     # ----------------------------------------------------------------------------------------------------------- inside
 
-    def _put(self, path: str, entry: Entry, objects: Iterable[str] | None = None) -> Entry:
+    def _put(self, path: str, entry: Entry, found: Iterable[str] | None = None) -> Entry:
         entry = replace(entry, name=name_of(path), hardlink_group=0)
-        self.stage([Change(path, ChangeKind.PUT, entry)], objects_of(entry) if objects is None else objects)
+        self.stage([Change(path, ChangeKind.PUT, entry)], objects_of(entry) if found is None else found)
         return entry
 
     def _existing(self, path: str) -> Entry:

@@ -47,7 +47,6 @@ class ApplyOptions:
 
     Args:
         algorithm, compression: of new objects; catalogs are always compressed.
-        level: of the compression.
         revision: number of the new revision.
         timestamp: its time, in seconds since the epoch.
         ttl_seconds: for the root catalog.
@@ -60,7 +59,6 @@ class ApplyOptions:
     revision: int
     timestamp: int
     ttl_seconds: int
-    level: int = 6
     entries_min: int = 1_000
     entries_max: int = 50_000
     is_balanced: bool = True
@@ -145,7 +143,7 @@ class Shelf:
 
     def _put(self, finished: FinishedCatalog) -> Digest:
         """Stores a finished catalog."""
-        stored = compress(Path(finished.file).read_bytes(), level=self.options.level)
+        stored = compress(Path(finished.file).read_bytes())
         digest = digest_of(self.options.algorithm, stored)
         self.store.put(ObjectName(digest, Kind.CATALOG).path, stored)
         self.catalogs.keep(digest, finished.file)

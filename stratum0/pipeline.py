@@ -51,7 +51,7 @@ BATCH_PATH_BYTES_MAX: Final = 16 << 10
 UNDER_WAY_MAX: Final = 2
 START_AFTER_BATCHES: Final = 3
 """So many full batches are worth starting processes (some 80 ms each)."""
-_INDEX_ROWS_MAX: Final = 2_000
+_INDEX_ROWS_MAX: Final = 4_000
 
 _GONE: Final = (FileNotFoundError, NotADirectoryError)
 _Part = TypeVar("_Part")

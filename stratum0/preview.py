@@ -85,7 +85,7 @@ class _Sink:
         self._tree = tree
         self._spool = spool
 
-    def stage(self, changes: Iterable[Change], objects: Iterable[str]) -> None:
+    def stage(self, changes: Iterable[Change], found: Iterable[str]) -> None:
         for change in changes:
             is_new = self._tree.find(change.path) is None
             kind = "removed" if change.entry is None else "added" if is_new else "changed"

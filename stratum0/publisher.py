@@ -119,7 +119,6 @@ def _applied(transaction: Transaction, head: Head, timestamp: int, progress: Pro
     options = ApplyOptions(
         algorithm=settings.algorithm,
         compression=settings.compression,
-        level=settings.compression_level,
         revision=head.revision + 1,
         timestamp=timestamp,
         ttl_seconds=settings.ttl_seconds,
@@ -313,7 +312,7 @@ def rewrite_root(repository: Repository, head: Head, source: Digest | None = Non
                 last_modified=timestamp,
                 ttl_seconds=settings.ttl_seconds,
             )
-        stored = compress(Path(finished.file).read_bytes(), level=settings.compression_level)
+        stored = compress(Path(finished.file).read_bytes())
     digest = digest_of(settings.algorithm, stored)
     repository.store.put(ObjectName(digest, Kind.CATALOG).path, stored)
     return _new_root(digest, finished, head.revision + 1, timestamp)

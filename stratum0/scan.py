@@ -174,7 +174,7 @@ class Scanner:
         self._warn = warn
         self._clock = clock or SystemClock()
         self._changes: list[Change] = []
-        self._objects: list[str] = []
+        self._found: list[str] = []
 
     def run(self) -> None:
         """Stages every change.
@@ -354,11 +354,11 @@ class Scanner:
         group: int,
     ) -> None:
         file = self._file(_join(folder.relative, names[0]))
-        objects = content.objects if content is not None else ()
+        found = content.found if content is not None else ()
         for name, old in zip(names, before, strict=True):
             text = decode_name(name)
             entry = self._entry(text, file, status, content, group, len(names) if group else 1)
-            self._put_if_different(f"{folder.path}/{text}", entry, old, objects)
+            self._put_if_different(f"{folder.path}/{text}", entry, old, found)
         self._progress.advance(len(names))
 
     def _one_less(self, folder: _Folder) -> None:
@@ -379,29 +379,29 @@ class Scanner:
         hidden = _ALWAYS_LEFT_OUT if not folder.path else frozenset()
         return {e.name: e for e in self._tree.listing(folder.path) if e.name.encode("utf-8", "replace") not in hidden}
 
-    def _put_if_different(self, path: str, entry: Entry, before: Entry | None, objects: tuple[str, ...] = ()) -> None:
+    def _put_if_different(self, path: str, entry: Entry, before: Entry | None, found: tuple[str, ...] = ()) -> None:
         if before is None or comparable(entry) != comparable(before):
-            self._stage(Change(path, ChangeKind.PUT, entry), objects)
+            self._stage(Change(path, ChangeKind.PUT, entry), found)
 
     def _remove(self, folder: _Folder, text: str) -> None:
         self._memory.forget(_join(folder.relative, text.encode("utf-8", "surrogateescape")))
         self._stage(Change(f"{folder.path}/{text}", ChangeKind.REMOVE))
 
-    def _stage(self, change: Change, objects: tuple[str, ...] = ()) -> None:
+    def _stage(self, change: Change, found: tuple[str, ...] = ()) -> None:
         if change.kind is ChangeKind.REMOVE:
             self.counts.removed += 1
         else:
             self.counts.put += 1
         self._changes.append(change)
-        self._objects.extend(objects)
+        self._found.extend(found)
         if len(self._changes) >= STAGED_CHANGES_MAX:
             self._flush()
 
     def _flush(self) -> None:
         if self._changes:
-            changes, objects = self._changes, self._objects
-            self._changes, self._objects = [], []
-            self._sink.stage(changes, objects)
+            changes, found = self._changes, self._found
+            self._changes, self._found = [], []
+            self._sink.stage(changes, found)
 
     # --------------------------------------------------------------------------------------------------------- looking
 

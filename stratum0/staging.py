@@ -13,13 +13,14 @@ import os
 import sqlite3
 import stat
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, Self
 
 from cdn.catalog.entries import (
     FLAG_BIND_MOUNTPOINT,
+    FLAG_EXTERNAL,
     FLAG_NESTED_MOUNTPOINT,
     FLAG_NESTED_ROOT,
     Chunk,
@@ -30,6 +31,7 @@ from cdn.catalog.entries import (
 from cdn.catalog.rows import decode_row, encode_row
 from cdn.errors import StorageError
 from cdn.hashing import Algorithm, Digest
+from cdn.objects import Kind, ObjectName
 from stratum0.changes import Change, ChangeKind
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ _BATCH: Final = 5_000
 _LISTED: Final = 64
 _FETCHED: Final = 500
 _BUSY_SECONDS: Final = 60.0
+_CACHE_KIB: Final = 8 << 10
 _PUT: Final = 0
 _CLEAR: Final = 1
 _REMOVE: Final = 2
@@ -53,7 +56,6 @@ _COLUMNS: Final = (
 _TABLES: Final = (
     f"CREATE TABLE changes (key BLOB PRIMARY KEY, kind INTEGER NOT NULL, {', '.join(_COLUMNS)}) WITHOUT ROWID",
     "CREATE INDEX changes_in_groups ON changes (hardlinks) WHERE hardlinks > 4294967295",
-    "CREATE TABLE objects (path TEXT PRIMARY KEY) WITHOUT ROWID",
 )
 _IS_DIRECTORY: Final = "({0}.mode & 61440) = 16384"
 _UPSERT: Final = f"""
@@ -90,7 +92,7 @@ def path_of(key: bytes) -> str:
 
 
 class Staging:
-    """The changes and the objects they rely on; a context manager that closes the file.
+    """The changes; a context manager that closes the file.
 
     Args:
         file: where; created if it is not there.
@@ -104,6 +106,7 @@ class Staging:
                 self.file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
             self._connection.create_function("folder", 1, _folder, deterministic=True)
             if not self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
@@ -125,31 +128,22 @@ class Staging:
 
     # -------------------------------------------------------------------------------------------------------- recording
 
-    def record(self, changes: Iterable[Change], objects: Iterable[str] = ()) -> None:
+    def record(self, changes: Iterable[Change]) -> None:
         """Records changes in place of earlier ones of the same paths, all or, after an error, none of them.
 
         What was staged below a path goes when the path is removed or becomes something else than a directory.
 
         Args:
             changes: in any order.
-            objects: paths of the objects they rely on.
         """
-        pending, names = iter(changes), iter(objects)
+        pending = iter(changes)
         with self._mapped(), self._recording():
-            while part := list(itertools.islice(names, _BATCH)):
-                self._connection.executemany("INSERT OR IGNORE INTO objects VALUES (?)", ((name,) for name in part))
             while batch := list(itertools.islice(pending, _BATCH)):
                 rows = [row_of(change) for change in batch]
                 self._cut(rows)
                 self._connection.executemany(_UPSERT, rows)
 
-    def record_removal(
-        self,
-        path: str,
-        gone: Iterable[Change],
-        moved: Iterable[Change] = (),
-        objects_of: Callable[[Change], Iterable[str]] | None = None,
-    ) -> None:
+    def record_removal(self, path: str, gone: Iterable[Change], moved: Iterable[Change] = ()) -> None:
         """Records copies, then forgets what was staged for a path and everything below it and records its removal.
 
         All of that or, after an error, none of it. The copies may be read from what is staged at the path.
@@ -158,14 +152,10 @@ class Staging:
             path: what goes.
             gone: its removal; nothing if the base does not have it.
             moved: the copies.
-            objects_of: the objects that a copy relies on.
         """
         key, copies = key_of(path), iter(moved)
         with self._mapped(), self._recording():
             while batch := list(itertools.islice(copies, _BATCH)):
-                if objects_of is not None:
-                    names = ((name,) for change in batch for name in objects_of(change))
-                    self._connection.executemany("INSERT OR IGNORE INTO objects VALUES (?)", names)
                 self._connection.executemany(_UPSERT, map(row_of, batch))
             self._connection.execute("DELETE FROM changes WHERE key = ?", (key,))
             self._connection.execute(f"DELETE FROM changes WHERE {_RANGE}", _below(key))
@@ -253,10 +243,17 @@ class Staging:
                 yield from rows
 
     def objects(self) -> Iterator[str]:
-        """Paths of the objects that the changes rely on."""
+        """Paths of the objects that the changes rely on; one may come more than once."""
+        query = "SELECT hash, flags, chunks FROM changes WHERE hash IS NOT NULL OR chunks IS NOT NULL"
         with self._mapped():
-            for (path,) in self._connection.execute("SELECT path FROM objects"):
-                yield path
+            for value, flags, blob in self._connection.execute(query):
+                if flags & FLAG_EXTERNAL:
+                    continue
+                algorithm = algorithm_of_flags(flags)
+                if value is not None:
+                    yield ObjectName(Digest(algorithm, value), Kind.FILE).path
+                for chunk in _unpacked(blob or b"", algorithm):
+                    yield ObjectName(chunk.digest, Kind.CHUNK).path
 
     # ----------------------------------------------------------------------------------------------------------- inside
 

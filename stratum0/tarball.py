@@ -195,7 +195,7 @@ class _Pending:
     """A change that waits for its content, or for those before it."""
 
     change: Change
-    objects: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
     is_ready: bool = True
 
 
@@ -298,7 +298,7 @@ class TarballReader:
         def done(content: StoredContent) -> None:
             entry = cast("Entry", pending.change.entry)
             pending.change = replace(pending.change, entry=replace(entry, **content.entry_fields))
-            pending.objects = content.objects
+            pending.found = content.found
             pending.is_ready = True
             self._counts.bytes_stored += content.stored_size
             self._counts.objects_new += content.objects_new
@@ -325,14 +325,14 @@ class TarballReader:
         if not everything and len(self._queue) < STAGED_CHANGES_MAX:
             return
         changes: list[Change] = []
-        objects: list[str] = []
+        found: list[str] = []
         while self._queue and self._queue[0].is_ready:
             pending = self._queue.popleft()
             changes.append(pending.change)
-            objects.extend(pending.objects)
+            found.extend(pending.found)
         self._counts.put += len(changes)
         if changes:
-            self._transaction.stage(changes, objects)
+            self._transaction.stage(changes, found)
 
     def _path_of(self, name: str) -> str | None:
         """Where in the repository a member goes; None for what stripping leaves nothing of.

@@ -319,7 +319,7 @@ class Transaction(Editing):
         self._check_open()
         return self._overlay
 
-    def stage(self, changes: Iterable[Change], objects: Iterable[str]) -> None:
+    def stage(self, changes: Iterable[Change], found: Iterable[str]) -> None:
         """Records changes; see `stratum0.changes.ChangeSink`.
 
         Raises:
@@ -332,7 +332,8 @@ class Transaction(Editing):
         with objects_lock(self.repository.folder):
             if not self._is_batch:
                 self._make_durable()
-            self.staging.record(self._admitted(changes), self._present(objects))
+            self._check_present(found)
+            self.staging.record(self._admitted(changes))
 
     @contextmanager
     def batch(self) -> Iterator[None]:
@@ -367,12 +368,12 @@ class Transaction(Editing):
             checked_path(change.path, subtree)
             yield change
 
-    def _present(self, objects: Iterable[str]) -> Iterator[str]:
+    def _check_present(self, found: Iterable[str]) -> None:
+        """Refuses objects that are gone. What was written since the transaction began is spared, whoever wrote it."""
         store = self.repository.store
-        for path in objects:
+        for path in found:
             if not store.exists(path):
                 raise ObjectMissingError(path, "the repository's storage any more: it was removed meanwhile")
-            yield path
 
     def _store(self, source: Source) -> StoredContent:
         content = self.repository.content
@@ -388,10 +389,13 @@ class Transaction(Editing):
         self._keep_lease()
         gone = (Change(path, ChangeKind.REMOVE),) if is_in_base else ()
         with objects_lock(self.repository.folder):
-            self.staging.record_removal(path, gone, self._admitted(moved), self._relied_on)
+            self.staging.record_removal(path, gone, self._present(moved))
 
-    def _relied_on(self, change: Change) -> Iterator[str]:
-        return self._present(objects_of(change.entry)) if change.entry is not None else iter(())
+    def _present(self, moved: Iterable[Change]) -> Iterator[Change]:
+        for change in self._admitted(moved):
+            if change.entry is not None:
+                self._check_present(objects_of(change.entry))
+            yield change
 
     def _now_ns(self) -> int:
         return int(self.repository.clock.now() * 1_000_000_000)

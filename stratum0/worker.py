@@ -7,6 +7,7 @@ whatever became of the parent. A request is a list of jobs, the reply a list of 
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 from typing import TYPE_CHECKING
@@ -20,12 +21,15 @@ if TYPE_CHECKING:
 def serve(connection: Connection) -> None:
     """Answers requests until the parent closes the connection."""
     content = open_content(connection.recv())
+    gc.freeze()  # what is imported stays, and the rest has no cycles
     while True:
         try:
             messages: list[Message] = connection.recv()
         except EOFError:
             return
-        connection.send([outcome_message(do(job_of(message), content)) for message in messages])
+        with content.batch():
+            replies = [outcome_message(do(job_of(message), content)) for message in messages]
+        connection.send(replies)
 
 
 def main() -> None:

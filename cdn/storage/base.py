@@ -110,7 +110,7 @@ class PrunableStore(ObjectStore, Protocol):
         ...
 
     def sweep_staging(self, *, older_than: float) -> int:
-        """Removes staged objects that nobody finished.
+        """Removes staged objects that nobody finished, where a writer that dies leaves such.
 
         Args:
             older_than: those written to since then are left alone, in seconds since the epoch.

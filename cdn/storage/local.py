@@ -1,9 +1,9 @@
 """The local back end: objects as files that any web server can serve (spec §9.2).
 
-A new file is written under a temporary name in a folder of its writer's own below ``data/txn`` and then linked to its
-final name. `link` refuses to replace, so of several writers exactly one stores the object, and no reader ever sees a
-part of it. Where the file system has no hard links it is renamed instead. A folder for each writer matters: processes
-that create and remove names in one folder wait for its lock (docs/decisions/0003-synchronous-storage.md).
+A new file is written without a name (``O_TMPFILE`` in ``data/txn``) and then linked to its final one. `link` refuses to
+replace, so of several writers exactly one stores the object; no reader ever sees a part of it, and nothing is left of a
+writer that dies. Where the file system has no nameless files they have temporary names in ``data/txn``, and where it
+has no hard links they are renamed (docs/decisions/0003-synchronous-storage.md).
 
 A put is not synced: `flush` makes everything durable at once. So a power cut may leave an unflushed object truncated
 under its final name; `put` sees the wrong size and stores it anew, and `exists` does not count an empty file as an
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 _CREATE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+_NAMELESS: Final = os.O_WRONLY | os.O_CLOEXEC | getattr(os, "O_TMPFILE", 0)
 _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO in the store must not hang the reader
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 _READ_ONLY: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
@@ -57,7 +58,8 @@ class LocalStore:
         self._mode = mode
         self._staging = f"{self.root}/{STAGING_PATH}"
         self._names = count()
-        self._writer: tuple[int, str] | None = None  # the process that writes, and its folder
+        self._tag = os.urandom(6).hex()
+        self._is_nameless = False  # known when the first file is written
         self._lock = threading.Lock()
         self._staging_fd: int | None = None
         self._folders: set[str] = set()
@@ -132,37 +134,23 @@ class LocalStore:
         with self._mapped("store", path):
             if os.access(target, os.F_OK) and _size_of_file(target) == len(view):
                 return False
-            temporary, fd = self._create()
-            try:
-                try:
-                    _write_all(fd, view)
-                finally:
-                    os.close(fd)
-                return self._install(temporary, path, len(view))
-            finally:
-                _remove(temporary)
+            with self._create() as new:
+                _write_all(new.fd, view)
+                return self._install(new, path, len(view))
 
     def stage(self) -> _StagedFile:
         with self._mapped("store", STAGING_PATH):
-            temporary, fd = self._create()
-        return _StagedFile(self, temporary, fd)
+            return _StagedFile(self, self._create())
 
     def replace(self, path: str, data: Buffer) -> None:
         target = self._file(path)
-        with self._mapped("replace", path):
-            temporary, fd = self._create()
-            try:
-                try:
-                    _write_all(fd, memoryview(data).cast("B"))
-                    os.fsync(fd)
-                finally:
-                    os.close(fd)
-                self.flush()
-                self._make_parent(path)
-                os.replace(temporary, target)
-                sync_directory(os.path.dirname(target))
-            finally:
-                _remove(temporary)
+        with self._mapped("replace", path), self._create() as new:
+            _write_all(new.fd, memoryview(data).cast("B"))
+            os.fsync(new.fd)
+            self.flush()
+            self._make_parent(path)
+            os.replace(self._name(new), target)
+            sync_directory(os.path.dirname(target))
 
     def flush(self) -> None:
         with self._mapped("flush", "data"):
@@ -198,28 +186,31 @@ class LocalStore:
     def _file(self, path: str) -> str:
         return f"{self.root}/{checked_path(path)}"
 
-    def _create(self) -> tuple[str, int]:
-        """A new temporary file: its path and a descriptor to write it by."""
+    def _create(self) -> _NewFile:
+        """A new file that nobody sees yet."""
         self._opened_staging()
         while True:
-            temporary = f"{self._writers_folder()}/{next(self._names)}"
             try:
-                return temporary, os.open(temporary, _CREATE, self._mode)
+                if self._is_nameless:
+                    return _NewFile(os.open(self._staging, _NAMELESS, self._mode), None)
+                name = self._temporary_name()
+                return _NewFile(os.open(name, _CREATE, self._mode), name)
             except FileExistsError:
                 continue  # another thread of a forked process counts on from the same number
-            except FileNotFoundError:  # somebody removed the staging folder, or swept ours while it was empty
+            except FileNotFoundError:  # somebody removed the staging folder
                 self.prepare()
-                self._writer = None
 
-    def _writers_folder(self) -> str:
-        """This process's own folder for temporary files."""
-        writer = self._writer
-        if writer is None or writer[0] != os.getpid():
-            folder = f"{self._staging}/{os.getpid()}-{os.urandom(6).hex()}"
-            os.mkdir(folder)
-            weakref.finalize(self, _remove_folder, folder)
-            self._writer = writer = (os.getpid(), folder)
-        return writer[1]
+    def _temporary_name(self) -> str:
+        return f"{self._staging}/{os.getpid()}-{self._tag}-{next(self._names)}"
+
+    def _name(self, new: _NewFile) -> str:
+        """The temporary name of a new file, which gets one if it has none."""
+        while new.name is None:
+            name = self._temporary_name()
+            with suppress(FileExistsError):
+                new.link(name)
+                new.name = name
+        return new.name
 
     def _opened_staging(self) -> int:
         """A descriptor of the staging folder, kept open so that `flush` hears of every write that failed since."""
@@ -227,29 +218,31 @@ class LocalStore:
             with self._lock:
                 if self._staging_fd is None:
                     self.prepare()
+                    self._is_nameless = _has_nameless_files(self._staging, self._temporary_name())
                     self._staging_fd = os.open(self._staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
                     weakref.finalize(self, os.close, self._staging_fd)
         return self._staging_fd
 
-    def _install(self, temporary: str, path: str, size: int) -> bool:
-        """Gives a complete temporary file its final name; the temporary name may remain."""
+    def _install(self, new: _NewFile, path: str, size: int) -> bool:
+        """Gives a complete new file its final name; a temporary one may remain."""
+        new.complete()
         self._make_parent(path)
         target = f"{self.root}/{path}"
         try:
-            os.link(temporary, target, follow_symlinks=False)
+            new.link(target)
         except FileExistsError:
             pass
         except OSError as error:
             if error.errno not in _NO_HARD_LINKS:
                 raise
             if not os.path.lexists(target):
-                os.rename(temporary, target)
+                os.rename(self._name(new), target)
                 return True
         else:
             return True
         if _size_of_file(target) == size:
             return False
-        os.rename(temporary, target)  # a power cut left a part of it, or the name leads nowhere
+        os.rename(self._name(new), target)  # a power cut left a part of it, or the name leads nowhere
         return True
 
     def _make_parent(self, path: str) -> None:
@@ -292,33 +285,75 @@ class LocalStore:
         return StorageError(said)
 
 
+class _NewFile:
+    """A file being written that nobody sees yet; a context manager that closes it and takes its temporary name away.
+
+    Args:
+        fd: to write it by.
+        name: its temporary name; None if it has none, and goes by itself when it is closed.
+    """
+
+    __slots__ = ("fd", "name")
+
+    def __init__(self, fd: int, name: str | None) -> None:
+        self.fd = fd
+        self.name = name
+
+    def complete(self) -> None:
+        """Says that everything is written. A network file system may say only on closing that it was not."""
+        if self.name is not None:
+            self._close()
+
+    def link(self, target: str) -> None:
+        """Gives it a name; refuses one that exists."""
+        if self.name is not None:
+            os.link(self.name, target, follow_symlinks=False)
+        else:  # only with a folder's descriptor does Python follow the link that /proc has for the file
+            os.link(f"/proc/self/fd/{self.fd}", target, src_dir_fd=self.fd, follow_symlinks=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with suppress(OSError):  # what is complete is closed or cannot fail, what is discarded need not be written
+            self._close()
+        if self.name is not None:
+            with suppress(OSError):  # it has its final name, or `sweep_staging` removes it later
+                os.unlink(self.name)
+
+    def _close(self) -> None:
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+
 class _StagedFile:
-    """An object growing in the staging folder.
+    """An object growing unseen.
 
     Its lock lets the `with` block be left while another thread still writes, as happens when a task is cancelled that
     had handed the write to a thread: without it the descriptor's number could belong to another file by then.
     """
 
-    def __init__(self, store: LocalStore, temporary: str, fd: int) -> None:
+    def __init__(self, store: LocalStore, new: _NewFile) -> None:
         self._store = store
-        self._temporary = temporary
-        self._fd = fd
+        self._new: _NewFile | None = new
         self._size = 0
         self._lock = threading.Lock()
 
     def write(self, data: Buffer) -> None:
         view = memoryview(data).cast("B")
         with self._lock, self._store._mapped("store", STAGING_PATH):  # noqa: SLF001  a part of the store
-            self._check_open()
-            _write_all(self._fd, view)
+            _write_all(self._opened().fd, view)
             self._size += len(view)
 
     def commit(self, path: str) -> bool:
         checked_path(path)
         with self._lock, self._store._mapped("store", path):  # noqa: SLF001
-            self._check_open()
-            self._close()
-            return self._store._install(self._temporary, path, self._size)  # noqa: SLF001
+            new, self._new = self._opened(), None
+            with new:
+                return self._store._install(new, path, self._size)  # noqa: SLF001
 
     def __enter__(self) -> Self:
         return self
@@ -327,18 +362,14 @@ class _StagedFile:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         with self._lock:
-            if self._fd >= 0:
-                with suppress(OSError):  # what is discarded need not be written
-                    self._close()
-            _remove(self._temporary)
+            new, self._new = self._new, None
+            if new is not None:
+                new.__exit__(kind, error, traceback)
 
-    def _check_open(self) -> None:
-        if self._fd < 0:
+    def _opened(self) -> _NewFile:
+        if self._new is None:
             raise StorageError(f"a staged object in {self._store.root} is already finished")
-
-    def _close(self) -> None:
-        fd, self._fd = self._fd, -1
-        os.close(fd)
+        return self._new
 
 
 def _write_all(fd: int, view: memoryview) -> None:
@@ -347,31 +378,30 @@ def _write_all(fd: int, view: memoryview) -> None:
         written += os.write(fd, view[written:])
 
 
-def _remove(temporary: str) -> None:
-    with suppress(OSError):  # it has its final name, or `sweep_staging` removes it later
-        os.unlink(temporary)
+def _has_nameless_files(folder: str, name: str) -> bool:
+    """Whether a file can be made without a name there, and be given one afterwards."""
+    if not hasattr(os, "O_TMPFILE"):
+        return False
+    try:
+        with _NewFile(os.open(folder, _NAMELESS, 0o600), None) as new:
+            new.link(name)
+        os.unlink(name)
+    except OSError:  # if it is for another reason, what comes next says it
+        return False
+    return True
 
 
 def _sweep(folder: str, older_than: float) -> int:
-    """Removes old files below a staging folder, and the folders of writers that left them."""
+    """Removes old files in a folder; how many."""
     removed = 0
     with suppress(*_MISSING), os.scandir(folder) as entries:
         for entry in entries:
             with suppress(*_MISSING):  # its writer finished it in between
-                if entry.is_dir(follow_symlinks=False):
-                    is_old = entry.stat(follow_symlinks=False).st_mtime < older_than
-                    removed += _sweep(entry.path, older_than)
-                    if is_old:
-                        _remove_folder(entry.path)
-                elif entry.stat(follow_symlinks=False).st_mtime < older_than:
+                is_file = not entry.is_dir(follow_symlinks=False)
+                if is_file and entry.stat(follow_symlinks=False).st_mtime < older_than:
                     os.unlink(entry.path)
                     removed += 1
     return removed
-
-
-def _remove_folder(path: str) -> None:
-    with suppress(OSError):  # its writer is still busy, or it is gone already
-        os.rmdir(path)
 
 
 def _make_folder(path: str) -> None:

@@ -245,10 +245,14 @@ class ObjectStoreContract:
         staged.write(HELLO)
         store.put(HELLO_PATH, HELLO)
         assert store.sweep_staging(older_than=1.0) == 0
-        assert store.sweep_staging(older_than=float("inf")) == 1
+        swept = store.sweep_staging(older_than=float("inf"))
         assert store.exists(HELLO_PATH)
-        with staged, pytest.raises(StorageError):
-            staged.commit(path_of(b"swept"))
+        with staged:
+            if swept:
+                with pytest.raises(StorageError):
+                    staged.commit(path_of(b"swept"))
+            else:  # it cannot be left behind, so there is nothing to sweep
+                assert staged.commit(path_of(b"swept"))
 
     # --------------------------------------------------------------------------------------------- listing and deleting
 

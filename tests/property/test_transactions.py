@@ -208,7 +208,7 @@ class Staging(RuleBasedStateMachine):
             group = 1 if content == contents[0] and len(names) > 1 else 0
             entry = replace(self.staged._made(stat.S_IFREG, 0o644), **stored.entry_fields, hardlink_group=group)
             changes.append(Change(f"{path}/{name}", ChangeKind.PUT, entry))
-            objects.extend(stored.objects)
+            objects.extend(stored.found)
             new[f"{path}/{name}"] = Node("file", content)
         # what was staged below before this goes, as it would not be among the changes of a scan
         self.staged.staging.record_removal(path, [Change(path, ChangeKind.REMOVE)])

@@ -9,7 +9,7 @@ import zlib
 import pytest
 
 from cdn import compression
-from cdn.compression import Compression, Decompressor, compress, compressor, decompress
+from cdn.compression import Compression, Decompressor, compress, decompress
 from cdn.errors import DocumentError
 
 PLAIN = b"hello world, " * 1000
@@ -74,14 +74,6 @@ def test_the_smallest_contents_survive(way, plain) -> None:
 def test_nothing_compresses_to_the_stream_of_the_specification_or_an_equal_one() -> None:
     assert zlib.decompress(compress(b"")) == b""
     assert compress(b"", level=6)[:2] == b"\x78\x9c"
-
-
-def test_a_streaming_compressor_writes_a_complete_stream(way) -> None:
-    stream = compressor()
-    stored = b"".join(
-        [*[stream.compress(PLAIN[offset : offset + 100]) for offset in range(0, len(PLAIN), 100)], stream.flush()]
-    )
-    assert way(stored) == PLAIN
 
 
 @pytest.mark.parametrize(

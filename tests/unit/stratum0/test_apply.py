@@ -31,12 +31,12 @@ class Tree:
     def __init__(self, repository):
         self.repository = repository
         self.changes: list[Change] = []
-        self.objects: list[str] = []
+        self.found: list[str] = []
 
     def file(self, path, content=b"", **fields):
         stored = self.repository.content.store_bytes(content)
         entry = Entry("", stat.S_IFREG | 0o644, mtime=TIME, **stored.entry_fields)
-        self.objects += stored.objects
+        self.found += stored.found
         self.changes.append(Change(path, ChangeKind.PUT, replace(entry, **fields)))
         return self
 
@@ -60,9 +60,9 @@ class Tree:
 
     def publish(self):
         with self.repository.transaction(ephemeral=True) as transaction:
-            transaction.stage(self.changes, self.objects)
+            transaction.stage(self.changes, self.found)
             revision = transaction.commit()
-        self.changes, self.objects = [], []
+        self.changes, self.found = [], []
         return revision
 
 
@@ -465,7 +465,7 @@ def test_planned_weights_are_those_of_the_finished_catalog(balanced):
     """Splits planned from what is staged are the ones that the catalog itself would have asked for."""
     balanced.files("/a", 40).files("/a/b", 50).files("/a/b/c", 60).file("/x/y/z/f")
     with balanced.repository.transaction(ephemeral=True) as transaction:
-        transaction.stage(balanced.changes, balanced.objects)
+        transaction.stage(balanced.changes, balanced.found)
         weights = {
             path: (count, children) for path, count, children in balance.staged_weights(transaction.staging.keys())
         }

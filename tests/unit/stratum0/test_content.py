@@ -58,7 +58,9 @@ def test_a_file_up_to_the_limit_is_one_object_with_its_plain_digest(content: Con
     stored = content.store_bytes(data)
     assert stored.chunks == ()
     assert stored.plain_digest == plain_digest_of(data)
-    assert stored.objects == (ObjectName(stored.digest, Kind.FILE).path,)
+    assert content.store.exists(ObjectName(stored.digest, Kind.FILE).path)
+    assert stored.found == ()
+    assert content.store_bytes(data).found == (ObjectName(stored.digest, Kind.FILE).path,)
 
 
 def test_a_large_file_is_cut_into_contiguous_chunks_with_plain_digests(content: ContentStore) -> None:
@@ -97,7 +99,7 @@ def test_known_content_is_not_compressed_again_even_at_another_level(content: Co
 
 def test_known_content_that_the_store_lost_is_written_again(content: ContentStore) -> None:
     first = content.store_bytes(b"hello")
-    assert content.store.delete(first.objects[0])
+    assert content.store.delete(ObjectName(first.digest, Kind.FILE).path)
     again = content.store_bytes(b"hello")
     assert again.stored_size > 0
     assert read_back(content.store, again) == b"hello"

@@ -117,8 +117,7 @@ def test_folders_that_belong_to_no_transaction_are_removed_unless_somebody_uses_
 def test_staged_objects_are_swept_only_if_nobody_is_storing(repository):
     store = repository.store
     store.prepare()
-    left = Path(store.root, "data/txn/dead/0")
-    left.parent.mkdir()
+    left = Path(store.root, "data/txn/dead-0")
     left.write_bytes(b"half")
     with writers_lock(repository.folder):
         assert recover(repository).swept == 0

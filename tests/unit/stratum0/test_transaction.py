@@ -370,7 +370,7 @@ def test_hard_links_move_with_their_directory_and_one_that_is_edited_leaves_its_
     with repository.transaction() as transaction:
         transaction.mkdir("/d")
         linked = file_entry(hardlink_group=1, **content.entry_fields)
-        transaction.stage([Change(f"/d/{name}", ChangeKind.PUT, linked) for name in "abc"], content.objects)
+        transaction.stage([Change(f"/d/{name}", ChangeKind.PUT, linked) for name in "abc"], content.found)
     with repository.transaction() as transaction:
         transaction.move("/d", "/e")
         transaction.chmod("/e/c", 0o600)
@@ -399,7 +399,7 @@ def test_what_a_transaction_relies_on_is_protected_until_it_ends(repository, tre
     transaction.put_file("/f", b"new")
     transaction.move("/sw/gcc", "/gcc")
     content = repository.content
-    expected = {path for data in (b"new", b"binary") for path in content.store_bytes(data).objects}
+    expected = {path for data in (b"new", b"binary") for path in content.store_bytes(data).found}
     assert set(protected_objects(repository)) == expected
     transaction.abort()
     assert [*protected_objects(repository)] == []
