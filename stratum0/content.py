@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -20,7 +19,7 @@ from cdn.hashing import Algorithm, Digest, digest_of, plain_digest_of
 from cdn.objects import Kind, ObjectName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
     from typing_extensions import Buffer
@@ -145,21 +144,18 @@ class ContentIndex:
         self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         self._connection.execute(_SCHEMA)
 
-    def find(self, plain_digest: bytes, kind: Kind, settings: ContentSettings) -> tuple[Digest, int] | None:
-        """The digest under which these bytes are stored in this way, and the stored size."""
-        row = self._connection.execute(
-            "SELECT digest, stored FROM content WHERE key = ?", (_key(plain_digest, kind, settings),)
-        ).fetchone()
-        return None if row is None else (Digest(settings.algorithm, row[0]), row[1])
+    def find(self, wanted: Iterable[tuple[bytes, Kind]], settings: ContentSettings) -> list[tuple[Digest, int] | None]:
+        """Of each content, the digest under which it is stored in this way, and the stored size; None if it is not.
 
-    @contextmanager
-    def reading(self) -> Iterator[None]:
-        """Within the block, `find` sees what was there at its first call, and costs half."""
-        self._connection.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._connection.execute("COMMIT")
+        Args:
+            wanted: SHA-256 of the plain bytes, and what they are stored as; at most 1,000.
+            settings: how.
+        """
+        keys = [_key(plain_digest, kind, settings) for plain_digest, kind in wanted]
+        query = f"SELECT key, digest, stored FROM content WHERE key IN ({','.join('?' * len(keys))})"  # noqa: S608
+        rows = self._connection.execute(query, keys).fetchall()
+        found = {key: (Digest(settings.algorithm, value), stored) for key, value, stored in rows}
+        return [found.get(key) for key in keys]
 
     def add(self, pieces: Iterable[tuple[StoredPiece, Kind]], settings: ContentSettings) -> None:
         """Remembers pieces that are in the store, all in one transaction."""
@@ -213,19 +209,29 @@ class ContentStore:
     settings: ContentSettings
     index: ContentIndex | None = None
 
-    def batch(self) -> AbstractContextManager[None]:
-        """For storing many pieces within the block: the index is asked as it was at the beginning."""
-        return self.index.reading() if self.index is not None else nullcontext()
-
     def store_piece(self, data: Buffer, kind: Kind) -> StoredPiece:
         """Stores bytes as one object, unless the store has them.
 
         Raises:
             StorageError: they cannot be stored.
         """
-        plain_digest = plain_digest_of(data)
+        return self.store_pieces([(data, kind)])[0]
+
+    def store_pieces(self, pieces: Sequence[tuple[Buffer, Kind]]) -> list[StoredPiece]:
+        """Stores each of these bytes as one object, unless the store has them; at most 1,000.
+
+        Raises:
+            StorageError: they cannot be stored.
+        """
+        wanted = [(plain_digest_of(data), kind) for data, kind in pieces]
+        known = self.index.find(wanted, self.settings) if self.index is not None else [None] * len(wanted)
+        return [
+            self._store(data, kind, plain_digest, found)
+            for (data, kind), (plain_digest, _), found in zip(pieces, wanted, known, strict=True)
+        ]
+
+    def _store(self, data: Buffer, kind: Kind, plain_digest: bytes, known: tuple[Digest, int] | None) -> StoredPiece:
         size = memoryview(data).nbytes
-        known = self.index.find(plain_digest, kind, self.settings) if self.index is not None else None
         if known is not None and self.store.exists(ObjectName(known[0], kind).path):
             return StoredPiece(known[0], plain_digest, size, known[1], is_new=False)
         stored = compress(data, self.settings.compression, self._level_for(data, size))

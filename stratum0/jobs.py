@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -71,6 +72,7 @@ class JobFailed:
     error: Exception
 
 
+_CHANGED: Final = FileChanged()
 Job = ReadJob | BytesJob
 Outcome = StoredPiece | FileChanged | JobFailed
 
@@ -111,13 +113,22 @@ def outcome_of(message: Any, algorithm: Algorithm) -> Outcome:
     return StoredPiece(Digest(algorithm, message[0]), *message[1:])
 
 
-def do(job: Job, content: ContentStore) -> Outcome:
-    """Does one job; whatever goes wrong comes back as an outcome."""
+def do(jobs: Sequence[Job], content: ContentStore) -> list[Outcome]:
+    """Does a batch of jobs; the outcomes in the same order. If one fails, they all do."""
+    outcomes: list[Outcome] = [_CHANGED] * len(jobs)
+    pieces: list[tuple[bytes, Kind]] = []
+    read: list[int] = []
     try:
-        data = job.data if isinstance(job, BytesJob) else _read(job)
-        return FileChanged() if data is None else content.store_piece(data, job.kind)
+        for number, job in enumerate(jobs):
+            data = job.data if isinstance(job, BytesJob) else _read(job)
+            if data is not None:
+                pieces.append((data, job.kind))
+                read.append(number)
+        for number, piece in zip(read, content.store_pieces(pieces), strict=True):
+            outcomes[number] = piece
     except (OSError, StorageError) as error:
-        return JobFailed(error)
+        return [JobFailed(error)] * len(jobs)
+    return outcomes
 
 
 def _read(job: ReadJob) -> bytes | None:

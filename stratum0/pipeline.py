@@ -1,8 +1,9 @@
 """The content pipeline: many files read, hashed, compressed and stored on all cores, in bounded memory.
 
 Work is handed in with a callback and the callback is called, in the thread that hands in, when the work is done. Small
-files travel in batches; large ones are cut here and travel as chunks. At most two requests are under way to each
-worker, so neither side ever waits for the other with full hands, and memory is bounded by (workers x 2) batches.
+files travel in batches; large ones are cut here and travel as chunks. Some requests are under way to each worker, so
+that it has work while this process is busy with something else; so few that all replies fit into a socket's buffer, so
+that a worker never waits with its reply while this process waits with a request.
 Workers are started only when there is enough to do to be worth their start.
 """
 
@@ -48,10 +49,12 @@ BATCH_JOBS_MAX: Final = 64
 BATCH_BYTES_MAX: Final = 2 << 20
 BATCH_PATH_BYTES_MAX: Final = 16 << 10
 """A batch's request must fit into a socket's buffer, or both sides could wait for each other to read."""
-UNDER_WAY_MAX: Final = 2
+UNDER_WAY_MAX: Final = 8
 START_AFTER_BATCHES: Final = 3
 """So many full batches are worth starting processes (some 80 ms each)."""
-_INDEX_ROWS_MAX: Final = 4_000
+_INDEX_ROWS_MAX: Final = 20_000
+_INDEX_BYTES_MAX: Final = 64 << 20
+"""When the index is written: rarely, since few rows touch as many pages as many do, but soon after large content."""
 
 _GONE: Final = (FileNotFoundError, NotADirectoryError)
 _Part = TypeVar("_Part")
@@ -108,6 +111,7 @@ class Pipeline:
         self._filling = _Batch()
         self._waiting: deque[_Batch] = deque()
         self._remembered: list[tuple[StoredPiece, Kind]] = []
+        self._remembered_bytes = 0
 
     @property
     def worker_ids(self) -> tuple[int, ...]:
@@ -214,7 +218,7 @@ class Pipeline:
             free = min(self._workers, key=lambda worker: len(worker.under_way), default=None)
             if free is None:
                 batch = self._waiting.popleft()
-                self._finish(batch, [do(job, self._inline) for job in batch.jobs])
+                self._finish(batch, do(batch.jobs, self._inline))
             elif len(free.under_way) < UNDER_WAY_MAX:
                 free.send(self._waiting.popleft())
             else:
@@ -234,14 +238,16 @@ class Pipeline:
                 raise outcome.error
             if isinstance(outcome, StoredPiece):
                 self._remembered.append((outcome, job.kind))
+                self._remembered_bytes += outcome.size
             done(outcome)
-        if len(self._remembered) >= _INDEX_ROWS_MAX:
+        if len(self._remembered) >= _INDEX_ROWS_MAX or self._remembered_bytes >= _INDEX_BYTES_MAX:
             self._remember()
 
     def _remember(self) -> None:
         if self._remembered and self._inline.index is not None:
             self._inline.index.add(self._remembered, self._setup.settings)
         self._remembered.clear()
+        self._remembered_bytes = 0
 
     # ---------------------------------------------------------------------------------------------------------- closing
 

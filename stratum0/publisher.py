@@ -8,6 +8,7 @@ a test killed it; `stratum0.recovery` puts right what is left then.
 from __future__ import annotations
 
 import re
+import threading
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ from cdn.catalog.schema import NestedReference
 from cdn.catalog.tree import CatalogTree
 from cdn.catalog.writer import CatalogBuilder
 from cdn.compression import compress
-from cdn.errors import ConflictError, ObjectMissingError, RepositoryError
+from cdn.errors import CdnError, ConflictError, ObjectMissingError, RepositoryError
 from cdn.hashing import Digest, digest_of
 from cdn.history import History, Tag, is_tag_name
 from cdn.manifest import PLAIN_DIGEST_KEY
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from cdn.catalog.writer import FinishedCatalog
+    from cdn.storage.base import ObjectStore
     from cdn.telemetry import Progress
     from stratum0.repository import Head, Repository
     from stratum0.transaction import Transaction
@@ -98,7 +100,8 @@ def _publish(
 ) -> Revision | None:
     repository = transaction.repository
     timestamp = next_timestamp(repository, head)
-    tree = _applied(transaction, head, timestamp, progress)
+    with _written_meanwhile(repository.store):
+        tree = _applied(transaction, head, timestamp, progress)
     if tree is None:
         if tag is not None:
             documents.republish(
@@ -112,6 +115,27 @@ def _publish(
     progress.message("publishing")
     publish_root(repository, root, head, history)
     return Revision(root.revision, root.digest, root.timestamp, names, tree.catalogs, tree.warnings)
+
+
+@contextmanager
+def _written_meanwhile(store: ObjectStore) -> Iterator[None]:
+    """Flushes what is stored while the block computes, so that the flush before publishing has little left to do."""
+    failures: list[CdnError] = []
+
+    def flush() -> None:
+        try:
+            store.flush()
+        except CdnError as error:
+            failures.append(error)
+
+    flushing = threading.Thread(target=flush)
+    flushing.start()
+    try:
+        yield
+    finally:
+        flushing.join()
+    if failures:
+        raise failures[0]
 
 
 def _applied(transaction: Transaction, head: Head, timestamp: int, progress: Progress) -> NewTree | None:

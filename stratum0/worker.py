@@ -27,9 +27,8 @@ def serve(connection: Connection) -> None:
             messages: list[Message] = connection.recv()
         except EOFError:
             return
-        with content.batch():
-            replies = [outcome_message(do(job_of(message), content)) for message in messages]
-        connection.send(replies)
+        outcomes = do([job_of(message) for message in messages], content)
+        connection.send([outcome_message(outcome) for outcome in outcomes])
 
 
 def main() -> None:

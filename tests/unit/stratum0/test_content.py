@@ -126,14 +126,13 @@ def test_the_index_can_be_read_while_another_process_writes(tmp_path: Path) -> N
         blocker = sqlite3.connect(tmp_path / "i.sqlite", isolation_level=None)
         stored = content.store_bytes(b"x")
         blocker.execute("BEGIN IMMEDIATE")
-        found = reader.find(plain_digest_of(b"x"), Kind.FILE, SETTINGS)
+        found = reader.find([(plain_digest_of(b"x"), Kind.FILE)], SETTINGS)
         blocker.execute("ROLLBACK")
         blocker.close()
-        assert found is not None
-        assert found[0] == stored.digest
+        assert found == [(stored.digest, stored.stored_size)]
 
 
 def test_a_cleared_index_knows_nothing(content: ContentStore, index) -> None:
     content.store_bytes(b"x")
     index.clear()
-    assert index.find(plain_digest_of(b"x"), Kind.FILE, SETTINGS) is None
+    assert index.find([(plain_digest_of(b"x"), Kind.FILE)], SETTINGS) == [None]

@@ -143,7 +143,7 @@ def test_the_objects_are_those_of_the_files_that_are_staged_now(staging):
 
     whole, first, second, gone = (Digest(Algorithm.SHAKE128, bytes([number]) * 20) for number in range(4))
     chunks = (Chunk(0, 1, first), Chunk(1, 1, second, bytes(32)))
-    staging.record([file("/whole", digest=whole), file("/chunked", chunks=chunks, is_chunked=True), put("/empty")])
+    staging.record([file("/whole", digest=whole), file("/chunked", chunks=chunks, is_chunked=True), folder("/folder")])
     staging.record([file("/elsewhere", digest=gone, is_external=True), file("/gone", digest=gone)])
     staging.record([Change("/gone", ChangeKind.REMOVE)])
     expected = {
