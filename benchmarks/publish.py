@@ -84,7 +84,12 @@ def measure_tree(name: str, tree: Tree, publishers: Sequence[Publisher], rounds:
                 found.append(_measure_once(name, number, phase, publisher, tree.root, size))
                 say(_line(found[-1]))
         for publisher in order:
-            publisher.remove()
+            if tree.is_many_files:
+                publisher.set_aside(number)
+            else:
+                publisher.remove()
+    for publisher in publishers:
+        publisher.remove()
     return found
 
 

@@ -47,6 +47,7 @@ class Publisher(ABC):
             "TMPDIR": str(folder / "home"),
         }
         self._runs = 0
+        self._kept: list[int] = []
 
     @classmethod
     def is_here(cls) -> bool:
@@ -77,9 +78,23 @@ class Publisher(ABC):
         """What counts as stored."""
         return self.folder / "store"
 
+    def set_aside(self, number: int) -> None:
+        """Keeps the store out of the way until `remove`.
+
+        For minutes after files were deleted ext4 avoids their inodes, and whoever creates files then pays for the
+        search. So stores of many files are not deleted while others are still to be measured.
+        """
+        self.folder.rename(self._aside(number))
+        self._kept.append(number)
+
     def remove(self) -> None:
-        """Removes the store and all that belongs to it."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Removes the stores and all that belongs to them."""
+        for folder in (self.folder, *map(self._aside, self._kept)):
+            shutil.rmtree(folder, ignore_errors=True)
+        self._kept.clear()
+
+    def _aside(self, number: int) -> Path:
+        return self.folder.with_name(f"{self.folder.name}-round-{number}")
 
     def run(self, *command: str | os.PathLike[str], accepted: Sequence[int] = (0,)) -> Usage:
         """Runs a command of this publisher's."""

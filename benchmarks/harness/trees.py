@@ -35,6 +35,7 @@ class Tree(Protocol):
     """A tree that can be made and changed."""
 
     root: Path
+    is_many_files: bool
 
     def make(self) -> None:
         """Writes it."""
@@ -128,6 +129,8 @@ class SmallFiles:
         scale: 1 for 100,000 files in 2,000 folders.
     """
 
+    is_many_files = True
+
     def __init__(self, root: Path, seed: str, scale: float = 1.0) -> None:
         self.root = root
         self._seed = seed
@@ -190,6 +193,8 @@ class LargeFiles:
         seed: the same seed gives the same tree.
         scale: 1 for three files of 1 GB.
     """
+
+    is_many_files = False
 
     def __init__(self, root: Path, seed: str, scale: float = 1.0) -> None:
         self.root = root

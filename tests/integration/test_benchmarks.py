@@ -170,5 +170,8 @@ def test_a_publisher_leaves_nothing_behind(tmp_path):
     publisher.prepare()
     publisher.publish(tree.root, size_of(tree.root))
     assert list(publisher.store.iterdir())
+    publisher.set_aside(1)
+    publisher.prepare()
+    assert not list(publisher.store.iterdir())
     publisher.remove()
-    assert not publisher.folder.exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["tree"]
