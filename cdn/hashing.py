@@ -129,6 +129,8 @@ class Hasher:
 
 def digest_of(algorithm: Algorithm, data: Buffer) -> Digest:
     """The digest of these bytes."""
+    if algorithm is Algorithm.SHAKE128:  # every object of a new repository: twice as fast as through a `Hasher`
+        return Digest(algorithm, hashlib.shake_128(data, usedforsecurity=False).digest(20))
     hasher = Hasher(algorithm)
     hasher.update(data)
     return hasher.digest()

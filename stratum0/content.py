@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 from cdn.catalog.entries import Chunk
 from cdn.chunking import CHUNKED_ABOVE_BYTES, cut_stream
@@ -46,8 +46,7 @@ class ContentSettings:
     level: int = LEVEL_FASTEST
 
 
-@dataclass(frozen=True, slots=True)
-class StoredPiece:
+class StoredPiece(NamedTuple):
     """One object's worth of content.
 
     Args:
@@ -65,8 +64,7 @@ class StoredPiece:
     is_new: bool
 
 
-@dataclass(frozen=True, slots=True)
-class StoredContent:
+class StoredContent(NamedTuple):
     """A whole file's content, stored: one object, or chunks.
 
     Args:

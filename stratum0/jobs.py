@@ -6,7 +6,7 @@ import errno
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cdn.errors import StorageError
 from cdn.hashing import Algorithm, Digest
@@ -14,6 +14,7 @@ from cdn.objects import Kind
 from stratum0.content import ContentIndex, ContentSettings, ContentStore, StoredPiece
 
 _BYTES_FIELDS: Final = 2
+_NO_FILE: Final = frozenset({errno.ESPIPE, errno.EISDIR, errno.EAGAIN, errno.EINVAL})
 _OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # what became a FIFO since must not hang
 
 
@@ -26,8 +27,7 @@ class WorkerSetup:
     settings: ContentSettings
 
 
-@dataclass(frozen=True, slots=True)
-class Stamp:
+class Stamp(NamedTuple):
     """What says that a file is still the one that was scanned: inode, size in bytes, mtime and ctime in nanoseconds."""
 
     inode: int
@@ -41,8 +41,7 @@ class Stamp:
         return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
-@dataclass(frozen=True, slots=True)
-class ReadJob:
+class ReadJob(NamedTuple):
     """Store `size` bytes at `offset` of a file, if it still bears this stamp."""
 
     path: bytes
@@ -52,8 +51,7 @@ class ReadJob:
     kind: Kind
 
 
-@dataclass(frozen=True, slots=True)
-class BytesJob:
+class BytesJob(NamedTuple):
     """Store these bytes."""
 
     data: bytes
@@ -84,9 +82,7 @@ def job_message(job: Job) -> Message:
     """The job as a message."""
     if isinstance(job, BytesJob):
         return job.data, job.kind.value
-    stamp = job.stamp
-    times = (stamp.inode, stamp.size, stamp.mtime_ns, stamp.ctime_ns)
-    return job.path, *times, job.offset, job.size, job.kind.value
+    return job.path, *job.stamp, job.offset, job.size, job.kind.value
 
 
 def job_of(message: Any) -> Job:
@@ -142,19 +138,23 @@ def _read(job: ReadJob) -> bytes | None:
             return None
         raise
     try:
-        if Stamp.of(os.fstat(fd)) != job.stamp:
+        data = _read_range(fd, job.offset, job.size)
+        # Looking once, afterwards, is enough: the stamp is from before, and whatever writes to a file moves its ctime.
+        return data if len(data) == job.size and Stamp.of(os.fstat(fd)) == job.stamp else None
+    except OSError as error:
+        if error.errno in _NO_FILE:  # a FIFO or a folder took its place
             return None
-        parts = []
-        position, left = job.offset, job.size
-        while left and (part := os.pread(fd, left, position)):
-            parts.append(part)
-            position += len(part)
-            left -= len(part)
-        if left or Stamp.of(os.fstat(fd)) != job.stamp:
-            return None
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        raise
     finally:
         os.close(fd)
+
+
+def _read_range(fd: int, offset: int, size: int) -> bytes:
+    """The bytes, or fewer if there are no more."""
+    data = os.pread(fd, size, offset)
+    while len(data) < size and (more := os.pread(fd, size - len(data), offset + len(data))):
+        data += more
+    return data
 
 
 def open_content(setup: WorkerSetup) -> ContentStore:

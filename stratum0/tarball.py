@@ -297,7 +297,7 @@ class TarballReader:
 
         def done(content: StoredContent) -> None:
             entry = cast("Entry", pending.change.entry)
-            pending.change = replace(pending.change, entry=replace(entry, **content.entry_fields))
+            pending.change = pending.change._replace(entry=replace(entry, **content.entry_fields))
             pending.found = content.found
             pending.is_ready = True
             self._counts.bytes_stored += content.stored_size
