@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from cdn.catalog.entries import Entry
+    from stratum0.staging import Row
 
 
 class ChangeKind(Enum):
@@ -57,6 +58,18 @@ class ChangeSink(Protocol):
 
         Raises:
             ObjectMissingError: an object that was relied on is not in the store (any more); nothing was recorded.
+        """
+        ...
+
+    def stage_new(self, rows: Iterable[Row], found: Iterable[str]) -> None:
+        """Does the same for new files in folders that were staged as new; see `stratum0.staging.new_file_row`.
+
+        Args:
+            rows: of paths at and below which nothing was staged.
+            found: as for `stage`.
+
+        Raises:
+            ObjectMissingError: as `stage`.
         """
         ...
 

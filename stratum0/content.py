@@ -125,6 +125,14 @@ def content_of_chunks(pieces: Iterable[StoredPiece], compression: Compression) -
 
 # ------------------------------------------------------------------------------------------------------------ the index
 
+IndexRow = tuple[bytes, bytes, int]
+"""What the index remembers of a piece: the key of its plain bytes, the stored object's digest, and its size."""
+
+
+def index_row(piece: StoredPiece, kind: Kind, settings: ContentSettings) -> IndexRow:
+    """What the index remembers of a piece that is stored in this way."""
+    return _key(piece.plain_digest, kind, settings), piece.digest.value, piece.stored_size
+
 
 class ContentIndex:
     """Which plain bytes are stored under which digest; a context manager that closes its file.
@@ -155,11 +163,9 @@ class ContentIndex:
         found = {key: (Digest(settings.algorithm, value), stored) for key, value, stored in rows}
         return [found.get(key) for key in keys]
 
-    def add(self, pieces: Iterable[tuple[StoredPiece, Kind]], settings: ContentSettings) -> None:
+    def add(self, rows: Iterable[IndexRow]) -> None:
         """Remembers pieces that are in the store, all in one transaction."""
-        rows = sorted(  # neighbours fall onto the same pages
-            (_key(piece.plain_digest, kind, settings), piece.digest.value, piece.stored_size) for piece, kind in pieces
-        )
+        rows = sorted(rows)  # neighbours fall onto the same pages
         self._connection.execute("BEGIN IMMEDIATE")
         try:
             self._connection.executemany("INSERT OR REPLACE INTO content VALUES (?, ?, ?)", rows)
@@ -286,7 +292,7 @@ class ContentStore:
 
     def _remember(self, pieces: list[tuple[StoredPiece, Kind]]) -> None:
         if self.index is not None:
-            self.index.add(pieces, self.settings)
+            self.index.add(index_row(piece, kind, self.settings) for piece, kind in pieces)
 
     def _level_for(self, data: Buffer, size: int) -> int:
         """Stores what a sample shows to be incompressible, instead of spending a second on each 80 MB of it."""

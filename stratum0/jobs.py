@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
@@ -12,10 +10,10 @@ from cdn.errors import StorageError
 from cdn.hashing import Algorithm, Digest
 from cdn.objects import Kind
 from stratum0.content import ContentIndex, ContentSettings, ContentStore, StoredPiece
+from stratum0.new_folder import NewFolder, StoredFolder, store_new_folder
+from stratum0.stamps import Stamp, read_stamped
 
 _BYTES_FIELDS: Final = 2
-_NO_FILE: Final = frozenset({errno.ESPIPE, errno.EISDIR, errno.EAGAIN, errno.EINVAL})
-_OPEN: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # what became a FIFO since must not hang
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,20 +23,6 @@ class WorkerSetup:
     store_root: str
     index_file: str
     settings: ContentSettings
-
-
-class Stamp(NamedTuple):
-    """What says that a file is still the one that was scanned: inode, size in bytes, mtime and ctime in nanoseconds."""
-
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-    @classmethod
-    def of(cls, status: os.stat_result) -> Stamp:
-        """The stamp of a file's status."""
-        return cls(status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 class ReadJob(NamedTuple):
@@ -73,6 +57,7 @@ class JobFailed:
 _CHANGED: Final = FileChanged()
 Job = ReadJob | BytesJob
 Outcome = StoredPiece | FileChanged | JobFailed
+
 
 Message = tuple[object, ...]
 """A job or an outcome as it travels: plain values in a tuple cost a third of what the classes do."""
@@ -109,6 +94,22 @@ def outcome_of(message: Any, algorithm: Algorithm) -> Outcome:
     return StoredPiece(Digest(algorithm, message[0]), *message[1:])
 
 
+def folder_outcome_of(message: Any) -> StoredFolder | JobFailed:
+    """The outcome of a folder that a message says."""
+    return JobFailed(message[0]) if len(message) == 1 else StoredFolder(*message)
+
+
+# ---------------------------------------------------------------------------------------------------------------- doing
+
+
+def answer(message: Any, content: ContentStore) -> Any:
+    """What a worker replies to the message of a batch of jobs, which is a list, or of a `NewFolder`, a tuple."""
+    if isinstance(message, list):
+        return [outcome_message(outcome) for outcome in do([job_of(job) for job in message], content)]
+    outcome = do_folder(NewFolder(*message), content)
+    return tuple(outcome) if isinstance(outcome, StoredFolder) else outcome_message(outcome)
+
+
 def do(jobs: Sequence[Job], content: ContentStore) -> list[Outcome]:
     """Does a batch of jobs; the outcomes in the same order. If one fails, they all do."""
     outcomes: list[Outcome] = [_CHANGED] * len(jobs)
@@ -116,7 +117,7 @@ def do(jobs: Sequence[Job], content: ContentStore) -> list[Outcome]:
     read: list[int] = []
     try:
         for number, job in enumerate(jobs):
-            data = job.data if isinstance(job, BytesJob) else _read(job)
+            data = job.data if isinstance(job, BytesJob) else read_stamped(job.path, job.stamp, job.offset, job.size)
             if data is not None:
                 pieces.append((data, job.kind))
                 read.append(number)
@@ -127,34 +128,12 @@ def do(jobs: Sequence[Job], content: ContentStore) -> list[Outcome]:
     return outcomes
 
 
-def _read(job: ReadJob) -> bytes | None:
-    """The bytes, or None if the file is not, or does not stay, the one that was scanned."""
+def do_folder(folder: NewFolder, content: ContentStore) -> StoredFolder | JobFailed:
+    """Stores the ordinary small files of a new folder."""
     try:
-        fd = os.open(job.path, _OPEN)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        if error.errno == errno.ELOOP:  # it became a symbolic link
-            return None
-        raise
-    try:
-        data = _read_range(fd, job.offset, job.size)
-        # Looking once, afterwards, is enough: the stamp is from before, and whatever writes to a file moves its ctime.
-        return data if len(data) == job.size and Stamp.of(os.fstat(fd)) == job.stamp else None
-    except OSError as error:
-        if error.errno in _NO_FILE:  # a FIFO or a folder took its place
-            return None
-        raise
-    finally:
-        os.close(fd)
-
-
-def _read_range(fd: int, offset: int, size: int) -> bytes:
-    """The bytes, or fewer if there are no more."""
-    data = os.pread(fd, size, offset)
-    while len(data) < size and (more := os.pread(fd, size - len(data), offset + len(data))):
-        data += more
-    return data
+        return store_new_folder(folder, content)
+    except (OSError, StorageError) as error:
+        return JobFailed(error)
 
 
 def open_content(setup: WorkerSetup) -> ContentStore:

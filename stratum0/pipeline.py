@@ -1,9 +1,10 @@
 """The content pipeline: many files read, hashed, compressed and stored on all cores, in bounded memory.
 
 Work is handed in with a callback and the callback is called, in the thread that hands in, when the work is done. Small
-files travel in batches; large ones are cut here and travel as chunks. Some requests are under way to each worker, so
-that it has work while this process is busy with something else; so few that all replies fit into a socket's buffer, so
-that a worker never waits with its reply while this process waits with a request.
+files travel in batches, those of a new folder as the folder they are in; large ones are cut here and travel as chunks.
+Some requests are under way to each worker, so that it has work while this process is busy with something else; so few
+that all of them fit into a socket's buffer, so that this process never waits with a request for a worker that waits
+with its reply.
 Workers are started only when there is enough to do to be worth their start.
 """
 
@@ -20,22 +21,23 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar, cast
 from cdn.chunking import CHUNKED_ABOVE_BYTES, Span, cut_stream
 from cdn.errors import StorageError, UsageError
 from cdn.objects import Kind
-from stratum0.content import StoredContent, StoredPiece, content_of_chunks, content_of_piece
+from stratum0.content import StoredContent, StoredPiece, content_of_chunks, content_of_piece, index_row
 from stratum0.jobs import (
     BytesJob,
     FileChanged,
     Job,
     JobFailed,
-    Message,
     Outcome,
     ReadJob,
-    Stamp,
     WorkerSetup,
     do,
+    do_folder,
+    folder_outcome_of,
     job_message,
     open_content,
     outcome_of,
 )
+from stratum0.new_folder import NewFolder, StoredFolder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +45,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from stratum0.content import ContentStore
+    from stratum0.content import ContentStore, IndexRow
+    from stratum0.stamps import Stamp
 
 BATCH_JOBS_MAX: Final = 64
 BATCH_BYTES_MAX: Final = 2 << 20
@@ -61,6 +64,8 @@ _Part = TypeVar("_Part")
 
 FileDone = Callable[[StoredContent | FileChanged], None]
 """Called with what became of a file."""
+FolderDone = Callable[[StoredFolder], None]
+"""Called with what became of a folder."""
 PieceDone = Callable[[Outcome], None]
 
 
@@ -70,6 +75,11 @@ class _Batch:
     done: list[PieceDone] = field(default_factory=list)
     size: int = 0
     path_bytes: int = 0
+
+    @property
+    def message(self) -> Any:
+        """What a worker is sent."""
+        return [job_message(job) for job in self.jobs]
 
     @property
     def is_full(self) -> bool:
@@ -85,6 +95,20 @@ class _Batch:
             self.path_bytes += len(job.path)
         else:
             self.size += len(job.data)
+
+
+@dataclass(frozen=True, slots=True)
+class _FolderRequest:
+    folder: NewFolder
+    done: FolderDone
+
+    @property
+    def message(self) -> Any:
+        """What a worker is sent."""
+        return tuple(self.folder)
+
+
+_Request = _Batch | _FolderRequest
 
 
 def cores() -> int:
@@ -109,8 +133,9 @@ class Pipeline:
         self._workers: list[_Worker] = []
         self._inline: ContentStore = open_content(setup)
         self._filling = _Batch()
-        self._waiting: deque[_Batch] = deque()
-        self._remembered: list[tuple[StoredPiece, Kind]] = []
+        self._waiting: deque[_Request] = deque()
+        self._inline_left = START_AFTER_BATCHES * BATCH_JOBS_MAX
+        self._remembered: list[IndexRow] = []
         self._remembered_bytes = 0
 
     @property
@@ -165,22 +190,49 @@ class Pipeline:
             raise UsageError(f"a file of {size} bytes ended after {read}")
         collector.close(is_single=is_single, is_whole=True)
 
+    def store_folder(self, folder: NewFolder, done: FolderDone) -> None:
+        """Stores the ordinary small files of a folder of which nothing is published yet.
+
+        Raises:
+            StorageError: this or earlier work failed.
+            OSError: the folder, or a file in it, cannot be read.
+        """
+        request = _FolderRequest(folder, done)
+        if self._inline_left > 0 and not self._workers:
+            outcome = do_folder(folder, self._inline)
+            if isinstance(outcome, StoredFolder):
+                self._inline_left -= max(1, outcome.seen, BATCH_JOBS_MAX * outcome.bytes_read // BATCH_BYTES_MAX)
+            self._finish_folder(request, outcome)
+            return
+        self._waiting.append(request)
+        self._start_workers()
+        self._dispatch()
+
+    def wait(self) -> bool:
+        """Returns when something handed in was done, or False if nothing is left to do.
+
+        Raises:
+            StorageError, OSError: some of it failed.
+        """
+        if self._filling.jobs:
+            self._waiting.append(self._filling)
+            self._filling = _Batch()
+        if self._waiting:
+            self._dispatch()
+        elif any(worker.under_way for worker in self._workers):
+            self._collect()
+        else:
+            return False
+        return True
+
     def drain(self) -> None:
         """Returns when everything handed in is done.
 
         Raises:
             StorageError, OSError: some of it failed.
         """
-        while True:
-            if self._filling.jobs:
-                self._waiting.append(self._filling)
-                self._filling = _Batch()
-            if self._waiting:
-                self._dispatch()
-            elif any(worker.under_way for worker in self._workers):
-                self._collect()
-            else:
-                break
+        while self.wait():
+            pass
         self._remember()
 
     # ---------------------------------------------------------------------------------------------------------- working
@@ -217,8 +269,11 @@ class Pipeline:
         while self._waiting:
             free = min(self._workers, key=lambda worker: len(worker.under_way), default=None)
             if free is None:
-                batch = self._waiting.popleft()
-                self._finish(batch, do(batch.jobs, self._inline))
+                request = self._waiting.popleft()
+                if isinstance(request, _Batch):
+                    self._finish_batch(request, do(request.jobs, self._inline))
+                else:
+                    self._finish_folder(request, do_folder(request.folder, self._inline))
             elif len(free.under_way) < UNDER_WAY_MAX:
                 free.send(self._waiting.popleft())
             else:
@@ -230,22 +285,38 @@ class Pipeline:
 
         busy = {worker.connection: worker for worker in self._workers if worker.under_way}
         for connection in wait(list(busy)):
-            self._finish(*busy[cast("Connection", connection)].receive())
+            request, reply = busy[cast("Connection", connection)].receive()
+            if isinstance(request, _Batch):
+                algorithm = self._setup.settings.algorithm
+                self._finish_batch(request, [outcome_of(message, algorithm) for message in reply])
+            else:
+                self._finish_folder(request, folder_outcome_of(reply))
 
-    def _finish(self, batch: _Batch, outcomes: list[Outcome]) -> None:
+    def _finish_batch(self, batch: _Batch, outcomes: list[Outcome]) -> None:
         for job, done, outcome in zip(batch.jobs, batch.done, outcomes, strict=True):
             if isinstance(outcome, JobFailed):
                 raise outcome.error
             if isinstance(outcome, StoredPiece):
-                self._remembered.append((outcome, job.kind))
+                self._remembered.append(index_row(outcome, job.kind, self._setup.settings))
                 self._remembered_bytes += outcome.size
             done(outcome)
+        self._remember_many()
+
+    def _finish_folder(self, request: _FolderRequest, outcome: StoredFolder | JobFailed) -> None:
+        if isinstance(outcome, JobFailed):
+            raise outcome.error
+        self._remembered += outcome.index_rows
+        self._remembered_bytes += outcome.bytes_read
+        request.done(outcome)
+        self._remember_many()
+
+    def _remember_many(self) -> None:
         if len(self._remembered) >= _INDEX_ROWS_MAX or self._remembered_bytes >= _INDEX_BYTES_MAX:
             self._remember()
 
     def _remember(self) -> None:
         if self._remembered and self._inline.index is not None:
-            self._inline.index.add(self._remembered, self._setup.settings)
+            self._inline.index.add(self._remembered)
         self._remembered.clear()
         self._remembered_bytes = 0
 
@@ -286,27 +357,26 @@ class _Worker:
                 env=environment,
             )
         self.connection: Connection = Connection(ours.detach())
-        self.under_way: deque[_Batch] = deque()
-        self._algorithm = setup.settings.algorithm
+        self.under_way: deque[_Request] = deque()
         self.connection.send(setup)
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
-    def send(self, batch: _Batch) -> None:
+    def send(self, request: _Request) -> None:
         try:
-            self.connection.send([job_message(job) for job in batch.jobs])
+            self.connection.send(request.message)
         except OSError as error:
             raise self._gone() from error
-        self.under_way.append(batch)
+        self.under_way.append(request)
 
-    def receive(self) -> tuple[_Batch, list[Outcome]]:
+    def receive(self) -> tuple[_Request, Any]:
         try:
-            messages: list[Message] = self.connection.recv()
+            reply = self.connection.recv()
         except (EOFError, OSError) as error:
             raise self._gone() from error
-        return self.under_way.popleft(), [outcome_of(message, self._algorithm) for message in messages]
+        return self.under_way.popleft(), reply
 
     def close(self) -> None:
         self.connection.close()

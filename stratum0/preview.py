@@ -14,8 +14,9 @@ from cdn.telemetry import NullProgress, Progress
 from stratum0 import publish
 from stratum0.changes import Change
 from stratum0.content import ContentStore
-from stratum0.jobs import FileChanged, Stamp
+from stratum0.jobs import FileChanged
 from stratum0.scan import Doubts, Scanner
+from stratum0.stamps import Stamp
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from cdn.storage.base import ReadableStore, StagedObject
     from stratum0.pipeline import Pipeline
     from stratum0.repository import Repository
+    from stratum0.staging import Row
 
 _SEPARATOR: Final = "\0"
 
@@ -90,6 +92,9 @@ class _Sink:
             is_new = self._tree.find(change.path) is None
             kind = "removed" if change.entry is None else "added" if is_new else "changed"
             self._spool.write(f"{kind} {change.path}{_SEPARATOR}")
+
+    def stage_new(self, rows: Iterable[Row], found: Iterable[str]) -> None:
+        raise AssertionError("nothing looks into folders but the scan itself")
 
     def differences(self) -> Iterator[Difference]:
         self._spool.seek(0)

@@ -176,6 +176,7 @@ def _publish_once(
             sink=transaction,
             dirtab=dirtab_of(source, to),
             with_xattrs=repository.settings.include_xattrs,
+            by_folder=True,
             progress=progress,
             warn=warn,
             clock=repository.clock,

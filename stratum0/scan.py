@@ -15,7 +15,6 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
 from cdn.catalog.entries import XATTR_BYTES_MAX, XATTR_COUNT_MAX, Entry, decode_name
@@ -26,7 +25,8 @@ from cdn.errors import StorageError
 from cdn.telemetry import NullProgress, Progress
 from stratum0.changes import Change, ChangeKind, ChangeSink, is_at_or_below, parent_of
 from stratum0.content import StoredContent
-from stratum0.jobs import FileChanged, Stamp
+from stratum0.jobs import FileChanged
+from stratum0.new_folder import NewFolder, StoredFolder, listed
 from stratum0.sources import (
     Records,
     SourceMemory,
@@ -39,10 +39,13 @@ from stratum0.sources import (
     settled,
     unpack,
 )
+from stratum0.staging import key_of
+from stratum0.stamps import Stamp
 
 if TYPE_CHECKING:
     from cdn.catalog.tree import CatalogTree
     from stratum0.pipeline import Pipeline
+    from stratum0.staging import Row
 
 STAGED_CHANGES_MAX: Final = 2_000
 ATTEMPTS_MAX: Final = 5
@@ -139,6 +142,7 @@ class Scanner:
         sink: where changes go.
         dirtab: which directories the repository makes nested catalogs of by itself.
         with_xattrs: whether extended attributes are published.
+        by_folder: whether the pipeline looks into new folders itself; not where it cannot, or for extended attributes.
         progress: counts files.
         warn: is told, in a sentence, what was left out.
         clock: tells when a file was looked at; it must be the one that gives files their times.
@@ -156,6 +160,7 @@ class Scanner:
         sink: ChangeSink,
         dirtab: Dirtab,
         with_xattrs: bool,
+        by_folder: bool = False,
         progress: Progress | None = None,
         warn: Warn = lambda _: None,
         clock: Clock | None = None,
@@ -170,11 +175,15 @@ class Scanner:
         self._sink = sink
         self._dirtab = dirtab
         self._with_xattrs = with_xattrs
+        self._by_folder = by_folder and not with_xattrs
         self._progress = progress or NullProgress()
         self._warn = warn
         self._clock = clock or SystemClock()
+        self._todo: list[tuple[bytes, bool]] = []
         self._changes: list[Change] = []
         self._found: list[str] = []
+        self._new_rows: list[Row] = []
+        self._new_found: list[str] = []
 
     def run(self) -> None:
         """Stages every change.
@@ -188,10 +197,14 @@ class Scanner:
         base = self._tree.find(self._target)
         is_fresh = base is None or not base.is_directory
         self._put_if_different(self._target, self._entry(_name(self._target), self._source, status), base)
-        todo = [(b"", is_fresh)]
-        while todo:
-            relative, is_fresh = todo.pop()
-            todo.extend(reversed(self._scan_folder(relative, is_fresh=is_fresh)))
+        self._todo = [(b"", is_fresh)]
+        while self._todo or (self._by_folder and self._pipeline.wait()):
+            while self._todo:
+                relative, is_fresh = self._todo.pop()
+                if relative and is_fresh and self._by_folder:
+                    self._hand_over(relative)
+                else:
+                    self._todo.extend(reversed(self._scan_folder(relative, is_fresh=is_fresh)))
         self._pipeline.drain()
         self._flush()
 
@@ -214,6 +227,39 @@ class Scanner:
         view = _View(known or {}, self._base_of(folder, known, is_fresh=is_fresh))
         below = self._compare(folder, dict(statuses), view)
         self._one_less(folder)
+        return below
+
+    def _hand_over(self, relative: bytes) -> None:
+        """Lets the pipeline look into a new folder and store what is ordinary in it."""
+        path, looked_ns = self._path(relative), self._now_ns()
+
+        def done(stored: StoredFolder) -> None:
+            self._todo.extend(reversed(self._take_over(relative, path, looked_ns, stored)))
+
+        self._pipeline.store_folder(NewFolder(self._file(relative), key_of(path), looked_ns), done)
+
+    def _take_over(self, relative: bytes, path: str, looked_ns: int, stored: StoredFolder) -> list[tuple[bytes, bool]]:
+        """Stages what the pipeline stored of a new folder and handles the rest; returns the folders in it."""
+        self.counts.folders += 1
+        self.counts.files += stored.seen
+        self.counts.files_read += len(stored.rows)
+        self.counts.bytes_read += stored.bytes_read
+        self.counts.bytes_stored += stored.bytes_stored
+        self.counts.objects_new += stored.objects_new
+        self.counts.put += len(stored.rows)
+        self._new_rows += stored.rows
+        self._new_found += stored.found
+        if len(self._new_rows) >= STAGED_CHANGES_MAX:
+            self._flush_new()
+        self._progress.advance(len(stored.rows))
+        has_files = not all(stat.S_ISDIR(status.st_mode) for _, status in stored.rest)
+        records = unpack(stored.records) if has_files else {name: record_of(status) for name, status in stored.rest}
+        folder = _Folder(relative, path, looked_ns, records)
+        below = self._compare(folder, dict(stored.rest), _View({}, {}))
+        if has_files:
+            self._one_less(folder)
+        else:
+            self._memory.remember(relative, stored.settled)
         return below
 
     def _compare(self, folder: _Folder, statuses: dict[bytes, os.stat_result], view: _View) -> list[tuple[bytes, bool]]:
@@ -402,23 +448,22 @@ class Scanner:
             changes, found = self._changes, self._found
             self._changes, self._found = [], []
             self._sink.stage(changes, found)
+        self._flush_new()
+
+    def _flush_new(self) -> None:
+        if self._new_rows:
+            rows, found = self._new_rows, self._new_found
+            self._new_rows, self._new_found = [], []
+            self._sink.stage_new(rows, found)
 
     # --------------------------------------------------------------------------------------------------------- looking
 
     def _list(self, relative: bytes) -> list[tuple[bytes, os.stat_result]]:
         """Name and status of everything in a folder, in byte order of the names."""
-        found: list[tuple[bytes, os.stat_result]] = []
-        is_root = not relative and not self._target
-        with os.scandir(self._file(relative)) as entries:
-            for entry in entries:
-                if is_root and self._is_left_out(entry.name):
-                    continue
-                try:
-                    found.append((entry.name, entry.stat(follow_symlinks=False)))
-                except FileNotFoundError:  # it went since the folder was listed
-                    continue
-        found.sort(key=_first)
-        return found
+        found = listed(self._file(relative))
+        if relative or self._target:
+            return found
+        return [(name, status) for name, status in found if not self._is_left_out(name)]
 
     def _is_left_out(self, name: bytes) -> bool:
         if name in _ALWAYS_LEFT_OUT or name in _ONLY_BELOW_THE_ROOT:
@@ -518,9 +563,6 @@ def _link_groups(records: Records) -> dict[bytes, tuple[bytes, ...]]:
             if links > 1 and inode:
                 by_inode.setdefault(inode, []).append(name)
     return {name: tuple(names) for names in by_inode.values() if len(names) > 1 for name in names}
-
-
-_first: Final = itemgetter(0)
 
 
 def _join(folder: bytes, name: bytes) -> bytes:

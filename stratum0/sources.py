@@ -126,6 +126,19 @@ def packed_records(statuses: Iterable[tuple[bytes, os.stat_result]]) -> tuple[by
     return _NOTHING.join(parts), directories
 
 
+def settled_records(packed: bytes, statuses: Iterable[tuple[bytes, os.stat_result]], looked_ns: int) -> bytes:
+    """The packed records of a folder as they are to be remembered; see `settled`.
+
+    Args:
+        packed: what `packed_records` made of the statuses.
+        statuses: names and statuses.
+        looked_ns: when they were looked at.
+    """
+    if all(status.st_ctime_ns <= looked_ns - RACY_NS for _, status in statuses):
+        return packed
+    return pack((name, settled(record, looked_ns)) for name, record in unpack(packed).items())
+
+
 def pack(records: Iterable[tuple[bytes, bytes]]) -> bytes:
     """One byte string of names and their records, in the order given."""
     return _NOTHING.join([part for name, record in records for part in (_NAME.pack(len(name)), name, record)])

@@ -28,7 +28,7 @@ from cdn.catalog.entries import (
     decode_name,
     encode_name,
 )
-from cdn.catalog.rows import decode_row, encode_row
+from cdn.catalog.rows import decode_row, encode_plain_file, encode_row
 from cdn.errors import StorageError
 from cdn.hashing import Algorithm, Digest
 from cdn.objects import Kind, ObjectName
@@ -36,6 +36,8 @@ from stratum0.changes import Change, ChangeKind
 
 if TYPE_CHECKING:
     from types import TracebackType
+
+    from cdn.compression import Compression
 
 _BATCH: Final = 5_000
 _LISTED: Final = 64
@@ -58,8 +60,8 @@ _TABLES: Final = (
     "CREATE INDEX changes_in_groups ON changes (hardlinks) WHERE hardlinks > 4294967295",
 )
 _IS_DIRECTORY: Final = "({0}.mode & 61440) = 16384"
-_UPSERT: Final = f"""
-INSERT INTO changes VALUES ({", ".join("?" * (len(_COLUMNS) + 2))})
+_INSERT: Final = f"INSERT INTO changes VALUES ({', '.join('?' * (len(_COLUMNS) + 2))})"
+_UPSERT: Final = f"""{_INSERT}
 ON CONFLICT (key) DO UPDATE SET
   kind = CASE WHEN excluded.kind = {_PUT} AND {_IS_DIRECTORY.format("excluded")}
                 AND NOT (changes.kind = {_PUT} AND {_IS_DIRECTORY.format("changes")})
@@ -142,6 +144,15 @@ class Staging:
                 rows = [row_of(change) for change in batch]
                 self._cut(rows)
                 self._connection.executemany(_UPSERT, rows)
+
+    def record_new(self, rows: Iterable[Row]) -> None:
+        """Records new files given as what `new_file_row` made, all or, after an error, none of them.
+
+        Args:
+            rows: of paths at and below which nothing is staged.
+        """
+        with self._mapped(), self._recording():
+            self._connection.executemany(_INSERT, rows)
 
     def record_removal(self, path: str, gone: Iterable[Change], moved: Iterable[Change] = ()) -> None:
         """Records copies, then forgets what was staged for a path and everything below it and records its removal.
@@ -321,6 +332,44 @@ def row_of(change: Change) -> Row:
     row = encode_row(_NO_KEY, _NO_KEY, change.path.rpartition("/")[2], entry)
     chunks = b"".join(map(_packed, entry.chunks)) if entry.chunks else None
     return (key, _NUMBERS[change.kind], *row[4:], chunks)
+
+
+def new_file_row(
+    key: bytes,
+    name: str,
+    *,
+    size: int,
+    mode: int,
+    mtime_ns: int,
+    uid: int,
+    gid: int,
+    digest: Digest,
+    plain_digest: bytes,
+    compression: Compression,
+) -> Row:
+    """The row of a regular file that is put where nothing is: one object, no other names, no extended attributes.
+
+    It is `row_of` without the values in between, which are most of the work where files are small and many.
+
+    Args:
+        key: of its path.
+        name: the last component.
+        size, mode, uid, gid: its status.
+        mtime_ns: nanoseconds since the epoch.
+        digest, plain_digest, compression: its content.
+    """
+    columns = encode_plain_file(
+        name,
+        size=size,
+        mode=mode,
+        mtime_ns=mtime_ns,
+        uid=uid,
+        gid=gid,
+        digest=digest,
+        plain_digest=plain_digest,
+        compression=compression,
+    )
+    return (key, _PUT, *columns, None)
 
 
 _REMOVED: Final = (None, 0, 0, 0, 0, None, 0, "", "", 0, 0, None, None, None)

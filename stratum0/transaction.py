@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from stratum0.content import StoredContent
     from stratum0.repository import Repository
+    from stratum0.staging import Row
 
 __all__ = ["Revision", "Transaction", "TransactionRecord", "TransactionState", "begin", "protected_objects", "records"]
 
@@ -327,13 +328,28 @@ class Transaction(Editing):
             UsageError: a path is none that this transaction may change; nothing was recorded.
             TransactionStateError: the transaction is not open.
         """
+        with self._staging_with(found) as staging:
+            staging.record(self._admitted(changes))
+
+    def stage_new(self, rows: Iterable[Row], found: Iterable[str]) -> None:
+        """Records new files; see `stratum0.changes.ChangeSink`.
+
+        Raises:
+            ObjectMissingError, TransactionStateError: as `stage`.
+        """
+        with self._staging_with(found) as staging:
+            staging.record_new(rows)
+
+    @contextmanager
+    def _staging_with(self, found: Iterable[str]) -> Iterator[Staging]:
+        """The staging, to record what relies on objects that the store had and, while this lasts, has."""
         self._check_open()
         self._keep_lease()
         with objects_lock(self.repository.folder):
             if not self._is_batch:
                 self._make_durable()
             self._check_present(found)
-            self.staging.record(self._admitted(changes))
+            yield self.staging
 
     @contextmanager
     def batch(self) -> Iterator[None]:

@@ -2,7 +2,7 @@
 
 Compression holds the interpreter's lock, so only processes use all cores. A worker is talked to over a socket that its
 parent opened before starting it, so what arrives is as trusted as the parent itself. It ends when that socket does,
-whatever became of the parent. A request is a list of jobs, the reply a list of outcomes in the same order.
+whatever became of the parent. What the messages are is known to `stratum0.jobs`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING
 
-from stratum0.jobs import Message, do, job_of, open_content, outcome_message
+from stratum0.jobs import answer, open_content
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -24,11 +24,10 @@ def serve(connection: Connection) -> None:
     gc.freeze()  # what is imported stays, and the rest has no cycles
     while True:
         try:
-            messages: list[Message] = connection.recv()
+            message = connection.recv()
         except EOFError:
             return
-        outcomes = do([job_of(message) for message in messages], content)
-        connection.send([outcome_message(outcome) for outcome in outcomes])
+        connection.send(answer(message, content))
 
 
 def main() -> None:

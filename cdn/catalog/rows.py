@@ -296,6 +296,49 @@ def encode_row(key: tuple[int, int], parent: tuple[int, int], name: str, entry: 
     )
 
 
+def encode_plain_file(
+    name: str,
+    *,
+    size: int,
+    mode: int,
+    mtime_ns: int,
+    uid: int,
+    gid: int,
+    digest: Digest,
+    plain_digest: bytes,
+    compression: Compression,
+) -> Row:
+    """What `encode_row` gives after the keys for a regular file of one object and one name, without an `Entry`.
+
+    Args:
+        name: what it is called.
+        size: bytes.
+        mode: full `st_mode`.
+        mtime_ns: nanoseconds since the epoch.
+        uid, gid: numeric owner.
+        digest: of the stored content.
+        plain_digest: SHA-256 of the content.
+        compression: how it is stored.
+    """
+    flags = entries.FLAG_FILE | compression.value << 11 | (digest.algorithm.number - 1) << 8
+    seconds, nanoseconds = divmod(mtime_ns, _NANOSECONDS)
+    return (
+        digest.value,
+        1,
+        size,
+        mode,
+        seconds,
+        nanoseconds or None,
+        flags,
+        as_text(name),
+        "",
+        uid,
+        gid,
+        None,
+        _encode_plain_digest(plain_digest, digest),
+    )
+
+
 def encode_chunks(key: tuple[int, int], entry: Entry) -> list[Row]:
     """The parameters of `INSERT_CHUNK` for every chunk of an entry.
 

@@ -15,8 +15,11 @@ from cdn.errors import StorageError, UsageError
 from cdn.hashing import Algorithm
 from cdn.storage.local import LocalStore
 from stratum0.content import ContentSettings, StoredContent
-from stratum0.jobs import FileChanged, Stamp, WorkerSetup
+from stratum0.jobs import FileChanged, WorkerSetup
+from stratum0.new_folder import NewFolder, StoredFolder
 from stratum0.pipeline import BATCH_JOBS_MAX, START_AFTER_BATCHES, Pipeline
+from stratum0.staging import change_of, key_of
+from stratum0.stamps import Stamp
 from tests.unit.stratum0.test_content import read_back
 
 MANY = BATCH_JOBS_MAX * (START_AFTER_BATCHES + 2)
@@ -169,3 +172,63 @@ def test_streams_are_stored_like_files(setup: WorkerSetup, size: int) -> None:
 def test_a_stream_that_ends_too_early_is_refused(setup: WorkerSetup) -> None:
     with Pipeline(setup) as pipeline, pytest.raises(UsageError, match="ended after 3"):
         pipeline.store_stream(io.BytesIO(b"abc"), 10, lambda _: None)
+
+
+def new_folders(tmp_path: Path, count: int) -> list[Path]:
+    folders = [tmp_path / f"folder{number}" for number in range(count)]
+    for folder in folders:
+        write_files(folder, {f"f{number}": folder.name.encode() + b"%d" % number for number in range(50)})
+    return folders
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_new_folders_are_stored_where_the_work_is_done(setup: WorkerSetup, tmp_path: Path, workers: int) -> None:
+    folders = new_folders(tmp_path, 12)
+    outcome: dict[Path, StoredFolder] = {}
+    with Pipeline(setup, workers=workers) as pipeline:
+        for folder in folders:
+            request = NewFolder(os.fsencode(folder), key_of(f"/{folder.name}"), 1 << 62)
+            pipeline.store_folder(request, lambda stored, folder=folder: outcome.update({folder: stored}))
+        while pipeline.wait():
+            pass
+        assert len(pipeline.worker_ids) == workers
+        pipeline.drain()
+    assert outcome.keys() == set(folders)
+    store = LocalStore(setup.store_root)
+    for folder, stored in outcome.items():
+        contents = {}
+        for change in map(change_of, stored.rows):
+            assert change.entry is not None
+            assert change.entry.digest is not None
+            content = StoredContent(change.entry.size, change.entry.compression, change.entry.digest)
+            contents[change.path] = read_back(store, content)
+        assert contents == {f"/{folder.name}/{file.name}": file.read_bytes() for file in folder.iterdir()}
+
+
+def test_few_new_folders_need_no_process(setup: WorkerSetup, tmp_path: Path) -> None:
+    with Pipeline(setup) as pipeline:
+        for folder in new_folders(tmp_path, 2):
+            pipeline.store_folder(NewFolder(os.fsencode(folder), key_of("/new"), 1 << 62), lambda _: None)
+        assert not pipeline.wait()
+        assert pipeline.worker_ids == ()
+
+
+def test_content_of_new_folders_is_found_by_the_next_pipeline(setup: WorkerSetup, tmp_path: Path) -> None:
+    (folder,) = new_folders(tmp_path, 1)
+    for expected in (50, 0):
+        outcome: list[StoredFolder] = []
+        with Pipeline(setup) as pipeline:
+            pipeline.store_folder(NewFolder(os.fsencode(folder), key_of("/new"), 1 << 62), outcome.append)
+            pipeline.drain()
+        assert outcome[0].objects_new == expected
+        assert len(outcome[0].found) == 50 - expected
+
+
+@pytest.mark.parametrize("before", [0, 12])
+def test_a_new_folder_that_is_gone_is_an_error(setup: WorkerSetup, tmp_path: Path, before: int) -> None:
+    """Be it found out here or by a worker."""
+    missing = [tmp_path / "gone"]
+    with Pipeline(setup) as pipeline, pytest.raises(FileNotFoundError, match="gone"):
+        for folder in new_folders(tmp_path, before) + missing:
+            pipeline.store_folder(NewFolder(os.fsencode(folder), key_of("/new"), 1 << 62), lambda _: None)
+        pipeline.drain()

@@ -43,9 +43,10 @@ class StoppedClock(SystemClock):
         return self._now
 
 
-@pytest.fixture
-def repository(tmp_path: Path):
-    opened = new_publisher(tmp_path / "home", LaterClock(), include_xattrs=True)
+@pytest.fixture(params=[True, False], ids=["file by file", "folder by folder"])
+def repository(tmp_path: Path, request: pytest.FixtureRequest):
+    """With extended attributes, which the scan looks for itself, and without, when the pipeline sees to new folders."""
+    opened = new_publisher(tmp_path / "home", LaterClock(), include_xattrs=request.param)
     yield opened
     opened.close()
 
@@ -136,7 +137,8 @@ def fill(source: Path) -> None:
 
 def test_a_folder_of_every_kind_of_entry_is_published_as_it_is(repository: Repository, source: Path) -> None:
     fill(source)
-    os.setxattr(source / "bin" / "tool", "user.origin", b"here")
+    if repository.settings.include_xattrs:
+        os.setxattr(source / "bin" / "tool", "user.origin", b"here")
     result = publish(repository, source)
     assert published(repository) == on_disk(source)
     assert result.revision is not None
@@ -406,14 +408,14 @@ STEPS = st.lists(
 
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow])
-@given(STEPS)
+@given(STEPS, st.booleans())
 def test_after_any_changes_publishing_makes_them_equal(
-    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, str, int]]
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, str, str, int]], with_xattrs: bool
 ) -> None:
     base = tmp_path_factory.mktemp("any")
     source = base / "source"
     source.mkdir()
-    repository = new_publisher(base / "home", include_xattrs=True)
+    repository = new_publisher(base / "home", include_xattrs=with_xattrs)
     try:
         for what, first, second, number in [*steps, ("publish", "", "", 0)]:
             if what == "publish":
