@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 RACY_NS: Final = 50_000_000
 """Times of a file are only as fine as the kernel's tick (4 to 10 ms): within a few of those they prove nothing."""
 
-_RECORD: Final = struct.Struct("<IIIIqqqQ")
+_RECORD: Final = struct.Struct("<IIIIqQqQ")
+_MTIME_MASK: Final = (1 << 64) - 1
+"""Anybody may set an mtime to before 1677 or after 2262, which 64 bits of nanoseconds hold only by wrapping around."""
 _NAME: Final = struct.Struct("<H")
 _NOTHING: Final = b""
 _KIND_BITS: Final = 0o170000
@@ -47,7 +49,7 @@ Records = dict[bytes, bytes]
 def record_of(status: os.stat_result) -> bytes:
     """The packed record of a file's status. Of a directory only what is published counts, not its size or ctime."""
     if stat.S_ISDIR(status.st_mode):
-        return _RECORD.pack(status.st_mode, status.st_uid, status.st_gid, 0, 0, status.st_mtime_ns, 0, 0)
+        return _RECORD.pack(status.st_mode, status.st_uid, status.st_gid, 0, 0, status.st_mtime_ns & _MTIME_MASK, 0, 0)
     size = status.st_rdev if stat.S_ISBLK(status.st_mode) or stat.S_ISCHR(status.st_mode) else status.st_size
     return _RECORD.pack(
         status.st_mode,
@@ -55,7 +57,7 @@ def record_of(status: os.stat_result) -> bytes:
         status.st_gid,
         status.st_nlink,
         size,
-        status.st_mtime_ns,
+        status.st_mtime_ns & _MTIME_MASK,
         status.st_ctime_ns,
         status.st_ino,
     )
@@ -108,7 +110,7 @@ def packed_records(statuses: Iterable[tuple[bytes, os.stat_result]]) -> tuple[by
         kind = mode & _KIND_BITS
         if kind == stat.S_IFDIR:
             directories.append(name)
-            record = pack_record(mode, status.st_uid, status.st_gid, 0, 0, status.st_mtime_ns, 0, 0)
+            record = pack_record(mode, status.st_uid, status.st_gid, 0, 0, status.st_mtime_ns & _MTIME_MASK, 0, 0)
         elif kind in _DEVICES:
             record = record_of(status)
         else:
@@ -118,7 +120,7 @@ def packed_records(statuses: Iterable[tuple[bytes, os.stat_result]]) -> tuple[by
                 status.st_gid,
                 status.st_nlink,
                 status.st_size,
-                status.st_mtime_ns,
+                status.st_mtime_ns & _MTIME_MASK,
                 status.st_ctime_ns,
                 status.st_ino,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from stratum0.sources import (
     is_directory_record,
     link_of_record,
     pack,
+    packed_records,
     record_of,
     settled,
     unpack,
@@ -52,6 +54,19 @@ def test_a_record_differs_when_any_published_or_telling_thing_does(tmp_path: Pat
         change()
         seen.add(record_of(os.lstat(file)))
     assert len(seen) == 6
+
+
+def test_a_time_that_64_bits_of_nanoseconds_cannot_hold_is_recorded(tmp_path: Path) -> None:
+    status = os.lstat(tmp_path)
+    fields = list(status)
+    seen = set()
+    for mtime_ns in (-(10**19), 0, 10**19, 10**19 + 1):
+        for mode in (stat.S_IFDIR, stat.S_IFREG):
+            changed = os.stat_result([mode, *fields[1:]], {"st_mtime_ns": mtime_ns, "st_ctime_ns": 0, "st_rdev": 0})
+            packed, _ = packed_records([(b"f", changed)])
+            assert unpack(packed) == {b"f": record_of(changed)}
+            seen.add(packed)
+    assert len(seen) == 8
 
 
 def test_a_directorys_record_does_not_follow_what_is_in_it(tmp_path: Path) -> None:
