@@ -30,6 +30,7 @@ RESERVED_PATH: Final = "/.cvmfs"
 """Where clients find other revisions; publishers keep out of it (spec §5.9)."""
 ROOT_MARKER: Final = f"/{CATALOG_MARKER}"
 MARKERS: Final = frozenset({CATALOG_MARKER, AUTO_MARKER})
+_BELOW_MARKERS: Final = tuple(f"/{name}/" for name in sorted(MARKERS))
 _PERMISSIONS: Final = 0o7777
 _FILE_MODE: Final = 0o644
 _DIRECTORY_SIZE: Final = 4096
@@ -51,6 +52,8 @@ def checked_path(path: str, subtree: str) -> str:
         raise UsageError(f"{path[:200]!r} is no path in a repository: it must look like /software/readme")
     if subtree and not is_at_or_below(path, subtree):
         raise UsageError(f"{path or '/'} is outside of {subtree}, the subtree of this transaction")
+    if any(below in path for below in _BELOW_MARKERS):
+        raise UsageError(f"{path[:200]!r} lies below what only marks a nested catalog: name it otherwise")
     if path.startswith(RESERVED_PATH):
         if is_at_or_below(path, RESERVED_PATH):
             raise UsageError(f"{RESERVED_PATH} belongs to the repository itself and cannot be changed")

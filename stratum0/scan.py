@@ -53,7 +53,8 @@ DOUBTS_MAX: Final = 200_000
 """More doubted paths than this and the whole memory is doubted instead of holding them."""
 
 _ALWAYS_LEFT_OUT: Final = frozenset({b".cvmfs"})
-_ONLY_BELOW_THE_ROOT: Final = frozenset({CATALOG_MARKER.encode(), AUTO_MARKER.encode()})
+_MARKERS: Final = frozenset({CATALOG_MARKER.encode(), AUTO_MARKER.encode()})
+_NOT_ALWAYS_TAKEN: Final = _ALWAYS_LEFT_OUT | _MARKERS
 _NOT_PUBLISHED_XATTRS: Final = frozenset({"security.selinux", "security.ima", "security.evm"})
 _NANO: Final = 1_000_000_000
 _DIRECTORY_SIZE: Final = 4096
@@ -252,14 +253,17 @@ class Scanner:
         if len(self._new_rows) >= STAGED_CHANGES_MAX:
             self._flush_new()
         self._progress.advance(len(stored.rows))
-        has_files = not all(stat.S_ISDIR(status.st_mode) for _, status in stored.rest)
-        records = unpack(stored.records) if has_files else {name: record_of(status) for name, status in stored.rest}
+        rest = {name: status for name, status in stored.rest if self._is_taken(relative, name, status)}
+        is_simple = len(rest) == len(stored.rest) and all(stat.S_ISDIR(status.st_mode) for status in rest.values())
+        records = {name: record_of(status) for name, status in rest.items()} if is_simple else unpack(stored.records)
+        for name in {name for name, _ in stored.rest} - rest.keys():
+            del records[name]
         folder = _Folder(relative, path, looked_ns, records)
-        below = self._compare(folder, dict(stored.rest), _View({}, {}))
-        if has_files:
-            self._one_less(folder)
-        else:
+        below = self._compare(folder, rest, _View({}, {}))
+        if is_simple:
             self._memory.remember(relative, stored.settled)
+        else:
+            self._one_less(folder)
         return below
 
     def _compare(self, folder: _Folder, statuses: dict[bytes, os.stat_result], view: _View) -> list[tuple[bytes, bool]]:
@@ -461,15 +465,18 @@ class Scanner:
     def _list(self, relative: bytes) -> list[tuple[bytes, os.stat_result]]:
         """Name and status of everything in a folder, in byte order of the names."""
         found = listed(self._file(relative))
-        if relative or self._target:
-            return found
-        return [(name, status) for name, status in found if not self._is_left_out(name)]
+        return [pair for pair in found if pair[0] not in _NOT_ALWAYS_TAKEN or self._is_taken(relative, *pair)]
 
-    def _is_left_out(self, name: bytes) -> bool:
-        if name in _ALWAYS_LEFT_OUT or name in _ONLY_BELOW_THE_ROOT:
+    def _is_taken(self, relative: bytes, name: bytes, status: os.stat_result) -> bool:
+        """Whether a name is published; says so where it is not."""
+        if not relative and not self._target and (name in _ALWAYS_LEFT_OUT or name in _MARKERS):
             self._warn(f"/{decode_name(name)} is left out: the name means something else at the top of a repository")
-            return True
-        return False
+            return False
+        if name in _MARKERS and not stat.S_ISREG(status.st_mode):
+            file = decode_name(self._file(_join(relative, name)))
+            self._warn(f"{file} is left out: only a regular file may have that name")
+            return False
+        return True
 
     def _entry(
         self,

@@ -31,8 +31,8 @@ from cdn.errors import (
 )
 from cdn.hashing import Digest
 from cdn.telemetry import NullProgress, Progress, event
-from stratum0.changes import Change, ChangeKind
-from stratum0.editing import Editing, Source, checked_path, objects_of
+from stratum0.changes import Change, ChangeKind, name_of
+from stratum0.editing import MARKERS, Editing, Source, checked_path, objects_of
 from stratum0.lease import Lease, LeaseTable, StateLeases
 from stratum0.locks import FileLock, objects_lock, writers_lock
 from stratum0.overlay import Overlay
@@ -382,6 +382,8 @@ class Transaction(Editing):
             if not change.path and (change.entry is None or not change.entry.is_directory):
                 raise UsageError("the root of a repository can be nothing but a directory")
             checked_path(change.path, subtree)
+            if change.entry is not None and name_of(change.path) in MARKERS and not change.entry.is_file:
+                raise UsageError(f"{change.path} can only be a regular file: its name marks a nested catalog")
             yield change
 
     def _check_present(self, found: Iterable[str]) -> None:

@@ -229,6 +229,35 @@ def test_names_with_another_meaning_at_the_top_are_left_out_with_a_word(reposito
     assert len(said) == 2
 
 
+def test_a_marker_that_is_no_regular_file_is_left_out_with_a_word(repository: Repository, source: Path) -> None:
+    """Published, it would be a marker without a nested catalog, which checks take for damage."""
+    (source / "d" / ".cvmfscatalog" / "below").mkdir(parents=True)
+    (source / "e").mkdir()
+    (source / "e" / ".cvmfscatalog").symlink_to("f")
+    (source / "f").mkdir()
+    (source / "f" / ".cvmfscatalog").touch()
+    said: list[str] = []
+    publish_tree(repository, source, options=PublishOptions(workers=0), warn=said.append)
+    publishers.published(repository)
+    assert set(published(repository)) == {"", "/d", "/e", "/f", "/f/.cvmfscatalog"}
+    assert len(said) == 2
+    (source / "f" / ".cvmfscatalog").unlink()
+    (source / "f" / ".cvmfscatalog").mkdir()
+    publish(repository, source)
+    assert nested_paths(repository) == set()
+    assert set(published(repository)) == {"", "/d", "/e", "/f"}
+
+
+def test_a_file_from_the_far_future_is_published(repository: Repository, source: Path) -> None:
+    file = source / "f"
+    file.touch()
+    os.utime(file, ns=(0, 10**19))
+    if os.stat(file).st_mtime_ns < 10**19:
+        pytest.skip("this file system does not hold such times")
+    publish(repository, source)
+    assert published(repository) == on_disk(source)
+
+
 # ---------------------------------------------------------------------------------------------- cost follows the change
 
 

@@ -169,6 +169,21 @@ def test_what_is_outside_of_the_subtree_cannot_be_touched(repository, tree):
             transaction.stage([Change("/sw/other", ChangeKind.REMOVE)], [])
 
 
+def test_a_marker_can_only_be_a_regular_file(repository):
+    with repository.transaction() as transaction:
+        transaction.mkdir("/d")
+        with pytest.raises(UsageError, match="regular file"):
+            transaction.mkdir("/d/.cvmfscatalog")
+        with pytest.raises(UsageError, match="regular file"):
+            transaction.symlink("/d/.cvmfsautocatalog", "x")
+        with pytest.raises(UsageError, match="only marks a nested catalog"):
+            transaction.put_file("/d/.cvmfscatalog/f", b"", parents=True)
+        transaction.symlink("/d/link", "x")
+        with pytest.raises(UsageError, match="regular file"):
+            transaction.move("/d/link", "/d/.cvmfscatalog")
+    assert set(published(repository).tree) == {"", "/d", "/d/link"}
+
+
 def test_work_renews_the_lease(repository, clock):
     transaction = repository.transaction("/a", lease_seconds=100)
     clock.advance(90)
