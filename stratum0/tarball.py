@@ -15,15 +15,17 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from tarfile import HeaderError, TarFile
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Self, cast
 
 from cdn.catalog.entries import XATTR_BYTES_MAX, XATTR_COUNT_MAX, Entry, encode_name
 from cdn.errors import DocumentError, StorageError, UsageError
 from cdn.telemetry import NullProgress, Progress
-from stratum0.changes import Change, ChangeKind, name_of
+from stratum0.changes import Change, ChangeKind, name_of, parent_of
 from stratum0.content import StoredContent
+from stratum0.editing import objects_of
+from stratum0.overlay import BASE_GROUPS
 from stratum0.scan import STAGED_CHANGES_MAX, ScanCounts
 
 if TYPE_CHECKING:
@@ -237,7 +239,7 @@ class TarballReader:
         self._progress = progress or NullProgress()
         self._warn = warn
         self._queue: deque[_Pending] = deque()
-        self._folders: set[str] = set()
+        self._above: set[str] = set()  # directories above what is in the queue
         self._groups = 0
 
     def run(self) -> None:
@@ -257,12 +259,11 @@ class TarballReader:
                     self._take(info, archive)
                     cast("Any", archive).members.clear()  # it would keep all of them
                     self._progress.advance()
-            self._pipeline.drain()
+            self._settle()
         except (tarfile.TarError, ValueError, OverflowError) as error:
             raise DocumentError("tarball", str(error) or type(error).__name__) from error
         except OSError as error:
             raise StorageError(f"cannot read the tarball: {error}") from error
-        self._flush(everything=True)
 
     def _take(self, info: tarfile.TarInfo, archive: TarFile) -> None:
         path = self._path_of(info.name)
@@ -274,7 +275,6 @@ class TarballReader:
         elif info.isreg() or info.issparse():
             self._take_file(info, archive, path)
         elif info.isdir():
-            self._folders.add(path)
             self._queue_change(Change(path, ChangeKind.PUT, replace(self._entry(info, path), size=_DIRECTORY_SIZE)))
         elif info.issym():
             target = info.linkname
@@ -291,7 +291,7 @@ class TarballReader:
         if stream is None:
             raise DocumentError("tarball", f"{info.name} has no content")
         pending = _Pending(Change(path, ChangeKind.PUT, self._entry(info, path)), is_ready=False)
-        self._queue.append(pending)
+        self._enqueue(pending)
         self._counts.files_read += 1
         self._counts.bytes_read += info.size
 
@@ -309,16 +309,46 @@ class TarballReader:
     def _take_hardlink(self, info: tarfile.TarInfo, path: str) -> None:
         """A hard link is its target's content under another name; in one folder the two stay linked."""
         target = self._path_of(info.linkname)
-        self._pipeline.drain()
-        self._flush(everything=True)
+        self._settle()
         entry = None if target is None else self._transaction.find(target)
         if entry is None or target is None or entry.is_directory:
             raise DocumentError("tarball", f"{info.name} is a hard link to {info.linkname}, which is not there")
-        self._queue_change(Change(path, ChangeKind.PUT, replace(entry, name=name_of(path), hardlink_group=0)))
+        if target == path:
+            return
+        is_linked = parent_of(target) == parent_of(path)
+        group = self._group_of(target, entry) if is_linked else 0
+        self._queue_change(_linked(path, entry, group), tuple(objects_of(entry)))
 
-    def _queue_change(self, change: Change) -> None:
-        self._queue.append(_Pending(change))
+    def _group_of(self, target: str, entry: Entry) -> int:
+        """The group of hard links that another name of a file in its folder joins; one begins where there is none."""
+        if entry.hardlink_group and self._transaction.staging.find(target) is not None:
+            return entry.hardlink_group
+        self._groups += 1
+        folder, members = parent_of(target), [entry]
+        if entry.hardlink_group:  # the repository's: who changes one of its members stages all
+            group = entry.hardlink_group + BASE_GROUPS
+            members = [each for each in self._transaction.listing(folder) if each.hardlink_group == group]
+        for member in members:
+            self._queue_change(_linked(f"{folder}/{member.name}", member, self._groups), tuple(objects_of(member)))
+        return self._groups
+
+    def _queue_change(self, change: Change, found: tuple[str, ...] = ()) -> None:
+        self._enqueue(_Pending(change, found))
         self._flush()
+
+    def _enqueue(self, pending: _Pending) -> None:
+        path, entry = pending.change.path, pending.change.entry
+        if path in self._above and entry is not None and not entry.is_directory:
+            self._settle()  # what it takes the place of is staged first, so that it goes with all that is in it
+        self._queue.append(pending)
+        while path and (path := parent_of(path)) not in self._above:
+            self._above.add(path)
+
+    def _settle(self) -> None:
+        """Stages all that came so far."""
+        self._pipeline.drain()
+        self._flush(everything=True)
+        self._above.clear()
 
     def _flush(self, *, everything: bool = False) -> None:
         """Stages what is ready, in the order of the tarball, once there is enough of it."""
@@ -379,14 +409,17 @@ class TarballReader:
         return tuple(sorted(found))
 
 
+def _linked(path: str, entry: Entry, group: int) -> Change:
+    return Change(path, ChangeKind.PUT, replace(entry, name=name_of(path), hardlink_group=group))
+
+
 def _mtime_of(info: tarfile.TarInfo) -> tuple[int, int]:
     """Seconds and nanoseconds; from the text of the extended header, since a float loses nanoseconds."""
     text = info.pax_headers.get("mtime")
     try:
-        total = int((Decimal(text) if text is not None else Decimal(info.mtime)) * _NANO)
-    except (InvalidOperation, ValueError, OverflowError) as error:
+        moment = Decimal(text) if text is not None else Decimal(info.mtime)
+        if not -_SECONDS_MAX <= moment <= _SECONDS_MAX:  # before it becomes an integer of any number of digits
+            raise DocumentError("tarball", f"{info.name} has an impossible time")
+    except (ArithmeticError, ValueError) as error:
         raise DocumentError("tarball", f"{info.name} has an impossible time") from error
-    seconds, nanoseconds = divmod(total, _NANO)
-    if not -_SECONDS_MAX <= seconds <= _SECONDS_MAX:
-        raise DocumentError("tarball", f"{info.name} has an impossible time")
-    return seconds, nanoseconds
+    return divmod(int(moment * _NANO), _NANO)

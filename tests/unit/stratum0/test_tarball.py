@@ -171,6 +171,54 @@ def test_a_hard_link_has_the_content_of_what_it_points_to(repository: Repository
     assert content(repository, "/d/two") == content(repository, "/far") == b"linked"
 
 
+def test_names_of_one_file_in_one_folder_stay_linked(repository: Repository) -> None:
+    maker = Maker().add("d/one", b"linked").add("far", type=tarfile.LNKTYPE, linkname="d/one")
+    maker.add("d/two", type=tarfile.LNKTYPE, linkname="d/one").add("d/three", type=tarfile.LNKTYPE, linkname="d/two")
+    ingest(repository, maker.add("d/other", b"x").add("d/another", type=tarfile.LNKTYPE, linkname="d/other").bytes())
+    found = entries(repository)
+    assert {found[f"/d/{name}"].link_count for name in ("one", "two", "three")} == {3}
+    assert len({found[f"/d/{name}"].hardlink_group for name in ("one", "two", "three")}) == 1
+    assert found["/d/other"].hardlink_group == found["/d/another"].hardlink_group != found["/d/one"].hardlink_group
+    assert found["/far"].link_count == 1
+
+
+def test_a_hard_link_joins_those_that_the_repository_has(repository: Repository) -> None:
+    ingest(repository, Maker().add("d/a", b"1").add("d/b", type=tarfile.LNKTYPE, linkname="d/a").add("d/x").bytes())
+    maker = Maker().add("d/c", type=tarfile.LNKTYPE, linkname="d/b").add("d/y", type=tarfile.LNKTYPE, linkname="d/x")
+    ingest(repository, maker.add("d/a", type=tarfile.LNKTYPE, linkname="d/a").bytes())
+    found = entries(repository)
+    assert {found[f"/d/{name}"].link_count for name in "abc"} == {3}
+    assert {found[f"/d/{name}"].link_count for name in "xy"} == {2}
+    assert content(repository, "/d/c") == b"1"
+
+
+def test_one_of_several_linked_names_can_become_another_file(repository: Repository) -> None:
+    maker = Maker().add("a", b"old").add("b", type=tarfile.LNKTYPE, linkname="a").add("a", b"new")
+    ingest(repository, maker.bytes())
+    found = entries(repository)
+    assert (found["/a"].link_count, found["/b"].link_count) == (1, 1)
+    assert (content(repository, "/a"), content(repository, "/b")) == (b"new", b"old")
+
+
+def test_a_name_may_be_a_directory_in_between(repository: Repository) -> None:
+    maker = Maker().add("x", b"first").folder("x").add("x/f", b"f").add("x/d/g", b"g").add("x", b"last")
+    ingest(repository, maker.bytes())
+    assert content(repository, "/x") == b"last"
+    assert set(entries(repository)) == {"", "/x"}
+
+
+@pytest.mark.parametrize("kind", [tarfile.DIRTYPE, tarfile.SYMTYPE, tarfile.FIFOTYPE])
+@pytest.mark.parametrize("name", [".cvmfscatalog", ".cvmfsautocatalog"])
+def test_a_marker_that_is_no_regular_file_is_refused(repository: Repository, name: str, kind: bytes) -> None:
+    refused(repository, Maker().add(f"d/{name}", type=kind, linkname="x").bytes(), "regular file")
+    refused(repository, Maker().add(f"d/{name}/f").bytes(), "only marks a nested catalog")
+
+
+@pytest.mark.parametrize("time", ["1e999999999", "-1E+999999", "1e400", "nan", "inf", "99999999999999999999", "x"])
+def test_an_impossible_time_is_damage(repository: Repository, time: str) -> None:
+    refused(repository, Maker().add("f", pax_headers={"mtime": time}).bytes(), "impossible time")
+
+
 def test_a_hard_link_to_nothing_is_refused(repository: Repository) -> None:
     refused(repository, Maker().add("two", type=tarfile.LNKTYPE, linkname="one").bytes(), "which is not there")
 
