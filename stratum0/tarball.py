@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from tarfile import HeaderError, TarFile
+from tarfile import XGLTYPE, HeaderError, TarFile
 from typing import IO, TYPE_CHECKING, Any, BinaryIO, Final, Self, cast
 
 from cdn.catalog.entries import XATTR_BYTES_MAX, XATTR_COUNT_MAX, Entry, encode_name
@@ -31,6 +31,11 @@ from stratum0.scan import STAGED_CHANGES_MAX, ScanCounts
 if TYPE_CHECKING:
     from stratum0.pipeline import Pipeline
     from stratum0.transaction import Transaction
+
+HEADERS_BYTES_MAX: Final = 4 << 20
+"""Of one member, extended headers and the map of a sparse file among them; also of global headers in all."""
+HEADERS_MAX: Final = 16
+"""Of one member, one describing the next."""
 
 _NANO: Final = 1_000_000_000
 _DIRECTORY_SIZE: Final = 4096
@@ -50,6 +55,8 @@ _TYPES: Final = {
     tarfile.BLKTYPE: stat.S_IFBLK,
 }
 
+_CARELESS: Final = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What the standard library raises for some damaged headers, besides its own error."""
 _END: Final[type[Exception]] = cast("Any", tarfile).EOFHeaderError
 _NO_END: Final[type[Exception]] = cast("Any", tarfile).EmptyHeaderError
 
@@ -177,19 +184,87 @@ class _XzReader:
                 return data
 
 
+class _Forward:
+    """A stream that is read forward only, and gives out only so much for what describes one member.
+
+    The standard library reads a header that says that it is a gigabyte long into memory, and an endless map of a sparse
+    file as well; a few kilobytes of a compressed tarball can be either.
+    """
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream = stream
+        self._position = 0
+        self._depth = 0
+        self._left = HEADERS_BYTES_MAX
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, position: int) -> None:
+        if position < self._position:
+            raise DocumentError("tarball", "a member of it has a negative size")
+        while (left := position - self._position) and self.read(min(left, _BUFFER_BYTES)):
+            pass
+
+    def read(self, size: int) -> bytes:
+        if self._depth:
+            self._left -= size
+            if self._left < 0:
+                raise DocumentError("tarball", f"a member has more than {HEADERS_BYTES_MAX} bytes of headers")
+        data = _read_up_to(self._stream, size)
+        self._position += len(data)
+        return data
+
+    def drain(self) -> None:
+        """Reads to the end: there a compressed stream says whether it was whole, and who writes a pipe expects it."""
+        while self._stream.read(_BUFFER_BYTES):
+            pass
+
+    @contextmanager
+    def headers(self) -> Iterator[None]:
+        """While the headers of a member are read; one may ask for the next from within this."""
+        if not self._depth:
+            self._left = HEADERS_BYTES_MAX
+        if self._depth == HEADERS_MAX:
+            raise DocumentError("tarball", f"a member has more than {HEADERS_MAX} headers")
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+
+
+def _read_up_to(stream: IO[bytes], size: int) -> bytes:
+    parts = []
+    while size > 0 and (part := stream.read(size)):
+        parts.append(part)
+        size -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
 class _StrictInfo(tarfile.TarInfo):
     """A header that says so when it is damaged; the standard library takes that for the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tarfile: TarFile) -> Self:
-        try:
-            return super().fromtarfile(tarfile)
-        except _END:
-            raise
-        except _NO_END as error:
-            raise DocumentError("tarball", "it ends without its end marker, so the rest may be missing") from error
-        except HeaderError as error:
-            raise DocumentError("tarball", f"a header is damaged ({error})") from error
+        with cast("_Forward", tarfile.fileobj).headers():
+            try:
+                return super().fromtarfile(tarfile)
+            except _END:
+                raise
+            except _NO_END as error:
+                raise DocumentError("tarball", "it ends without its end marker, so the rest may be missing") from error
+            except (HeaderError, *_CARELESS) as error:
+                raise DocumentError("tarball", f"a header is damaged ({error})") from error
+
+    def _proc_member(self, tarfile: TarFile) -> Self:
+        """Also limits what headers that hold for all later members may add up to."""
+        info: Self = cast("Any", super())._proc_member(tarfile)  # noqa: SLF001  made to be overridden, its comments say
+        if self.type == XGLTYPE:
+            held = sum(len(key) + len(value) for key, value in tarfile.pax_headers.items())
+            if held > HEADERS_BYTES_MAX:
+                raise DocumentError("tarball", f"it has more than {HEADERS_BYTES_MAX} bytes of global headers")
+        return info
 
 
 @dataclass(slots=True)
@@ -251,14 +326,19 @@ class TarballReader:
             StorageError: content cannot be stored.
         """
         self._progress.start(None, "files")
+        stream = _Forward(self._stream)
         try:
-            with tarfile.open(
-                fileobj=self._stream, mode="r|", tarinfo=_StrictInfo, encoding="utf-8", errors="surrogateescape"
+            with tarfile.TarFile(
+                fileobj=cast("Any", stream),
+                tarinfo=_StrictInfo,
+                encoding="utf-8",
+                errors="surrogateescape",
             ) as archive:
                 for info in archive:
                     self._take(info, archive)
                     cast("Any", archive).members.clear()  # it would keep all of them
                     self._progress.advance()
+            stream.drain()
             self._settle()
         except (tarfile.TarError, ValueError, OverflowError) as error:
             raise DocumentError("tarball", str(error) or type(error).__name__) from error

@@ -23,6 +23,7 @@ from cdn.errors import CdnError, DocumentError, UsageError
 from stratum0.content import StoredContent
 from stratum0.publish import PublishOptions, PublishResult, ingest_tarball
 from stratum0.repository import Repository
+from stratum0.tarball import HEADERS_BYTES_MAX
 from tests.fakes import publishers
 from tests.fakes.publishers import new_publisher
 from tests.unit.stratum0.test_content import read_back
@@ -219,6 +220,80 @@ def test_an_impossible_time_is_damage(repository: Repository, time: str) -> None
     refused(repository, Maker().add("f", pax_headers={"mtime": time}).bytes(), "impossible time")
 
 
+EXTENDING = {
+    "long name": tarfile.GNUTYPE_LONGNAME,
+    "long link": tarfile.GNUTYPE_LONGLINK,
+    "extended": tarfile.XHDTYPE,
+    "global": tarfile.XGLTYPE,
+    "of Solaris": tarfile.SOLARIS_XHDTYPE,
+}
+
+
+def header(name: str, size: int, kind: bytes) -> bytes:
+    info = tarfile.TarInfo(name)
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+class Endless(io.RawIOBase):
+    """Some bytes, then one block again and again; counts what was read."""
+
+    def __init__(self, head: bytes, block: bytes) -> None:
+        self._head, self._block = head, block
+        self.count = 0
+
+    def read(self, size: int = -1) -> bytes:
+        data, self._head = self._head[:size], self._head[size:]
+        data = data or self._block[: size if size >= 0 else None]
+        self.count += len(data)
+        return data
+
+
+@pytest.mark.parametrize("kind", EXTENDING)
+def test_a_header_that_would_fill_the_memory_is_refused_before_it_is_read(repository: Repository, kind: str) -> None:
+    endless = Endless(header("x", 1 << 40, EXTENDING[kind]), bytes(1 << 20))
+    with pytest.raises(DocumentError, match="bytes of headers"):
+        ingest_tarball(repository, endless, options=PublishOptions(workers=0))  # type: ignore[arg-type]
+    assert endless.count <= HEADERS_BYTES_MAX
+
+
+@pytest.mark.parametrize("block", [b"1\n" * 256, b"1" * 512], ids=["many numbers", "one number"])
+def test_the_map_of_a_sparse_file_has_an_end(repository: Repository, block: bytes) -> None:
+    fields = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.realsize": "1"}
+    begin = Maker().add("s", pax_headers=fields).bytes()[: 3 * 512]
+    endless = Endless(begin[: 2 * 512] + header("s", 1 << 40, tarfile.REGTYPE) + b"9" * 9 + b"\n", block)
+    with pytest.raises(DocumentError, match="header"):
+        ingest_tarball(repository, endless, options=PublishOptions(workers=0))  # type: ignore[arg-type]
+
+
+def test_the_older_map_of_a_sparse_file_has_an_end(repository: Repository) -> None:
+    first, more = bytearray(header("s", 0, tarfile.GNUTYPE_SPARSE)), bytearray(b"00000000001\0" * 43)
+    first[482] = 1  # "extended"
+    first[148:156] = b"%06o\0 " % (sum(first[:148]) + sum(first[156:]) + 8 * ord(" "))
+    more[504:] = b"\x01" + bytes(7)
+    with pytest.raises(DocumentError, match="bytes of headers"):
+        ingest_tarball(repository, Endless(bytes(first), bytes(more)), options=PublishOptions(workers=0))  # type: ignore[arg-type]
+    refused(repository, bytes(first + more), "a header is damaged")
+
+
+def test_headers_of_headers_have_an_end(repository: Repository) -> None:
+    one = tarfile.TarInfo.create_pax_global_header({"comment": "x"})
+    refused(repository, one * 3000 + Maker().add("f").bytes(), "headers")
+    ingest(repository, one * 5 + Maker().add("f").bytes())
+
+
+def test_global_headers_have_a_limit_in_all(repository: Repository) -> None:
+    parts = [
+        tarfile.TarInfo.create_pax_global_header({f"k{number}": "v" * (1 << 20)}) + header(f"f{number}", 0, b"0")
+        for number in range(5)
+    ]
+    refused(repository, b"".join(parts) + bytes(1024), "global headers")
+
+
+def test_a_negative_size_is_damage(repository: Repository) -> None:
+    refused(repository, Maker().add("f", b"x", pax_headers={"size": "-600"}).bytes(), "damaged")
+
+
 def test_a_hard_link_to_nothing_is_refused(repository: Repository) -> None:
     refused(repository, Maker().add("two", type=tarfile.LNKTYPE, linkname="one").bytes(), "which is not there")
 
@@ -289,6 +364,14 @@ def test_a_truncated_archive_is_refused(repository: Repository, kept: int) -> No
 def test_a_truncated_compressed_stream_is_refused(repository: Repository, compressed: str) -> None:
     data = COMPRESSED[compressed](Maker().add("a", random.Random(1).randbytes(100_000)).bytes())
     refused(repository, data[: len(data) // 2], "damaged|end|read")
+
+
+@pytest.mark.parametrize("compressed", ["gz", "xz", "bz2"])
+def test_a_compressed_stream_is_read_to_its_end(repository: Repository, compressed: str) -> None:
+    """Where the check value is; what comes after the end marker of the archive is as good as any."""
+    data = Maker().add("a", b"a").bytes() + random.Random(1).randbytes(3 << 20)
+    ingest(repository, COMPRESSED[compressed](data))
+    refused(repository, COMPRESSED[compressed](data)[:-1000], "damaged")
 
 
 @pytest.mark.parametrize("compressed", ["gz", "xz", "bz2"])
