@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 QUARANTINE_FOLDER: Final = "quarantine"
 CONCURRENCY: Final = 16
-OBJECT_BYTES_MAX: Final = 64 << 30
+OBJECT_BYTES_MAX: Final = 1 << 30
+"""What one object may have: 64 times as much as the largest that is published here. A source that sends without end
+must not fill the disk, as how large a lost object was is not known."""
 _NO_SPACE: Final = 28
 
 

@@ -26,7 +26,7 @@ from stratum0.config import Home, RepositorySettings
 from stratum0.documents import REFLOG_CHECKSUM_FILE
 from stratum0.information import read_status
 from stratum0.locks import FileLock
-from stratum0.repair import Repairer
+from stratum0.repair import OBJECT_BYTES_MAX, Repairer
 from stratum0.repository import Repository
 from stratum0.tags import add_tag
 from tests.fakes.publishers import NAME, new_publisher, published
@@ -419,6 +419,15 @@ def test_a_lost_object_is_not_replaced_by_a_lie(repository, copy):
     summary, _ = checked(repository, repairer=Repairer(repository, f"file://{copy}"))
     assert summary.findings == 1
     assert not file_of(repository, name).exists()
+
+
+def test_a_copy_cannot_fill_the_disk_with_one_object(repository, copy):
+    (name,) = objects_of(repository, "/a/b/3")
+    file_of(repository, name).unlink()
+    os.truncate(copy / name.path, OBJECT_BYTES_MAX + 1)
+    _, (finding,) = checked(repository, repairer=Repairer(repository, f"file://{copy}"))
+    assert "exceed the limit" in finding.message
+    assert OBJECT_BYTES_MAX <= 1 << 30
 
 
 @pytest.mark.parametrize("url", ["", "/srv/copy", "ftp://host/x", "host/x"])
