@@ -18,6 +18,7 @@ from cdn.errors import (
     ObjectMissingError,
     RepositoryError,
     RepositoryMissingError,
+    StorageReadOnlyError,
     UntrustedCertificateError,
 )
 from cdn.hashing import Digest, digest_of
@@ -119,6 +120,8 @@ class Repository:
             CdnError: its settings have mistakes, or it cannot be recovered.
         """
         repository = cls.peek(name, home, clock=clock)
+        if os.statvfs(repository.folder).f_flag & os.ST_RDONLY:
+            raise StorageReadOnlyError(f"{repository.folder} is on a read-only file system: {name} cannot be changed")
         if not os.access(repository.folder, os.W_OK | os.X_OK):
             raise RepositoryError(f"{name} belongs to somebody else: run this as the owner of {repository.folder}")
         from stratum0.recovery import recover

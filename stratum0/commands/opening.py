@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from stratum0.repository import Repository
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS})
 
 FILE = click.Path(path_type=Path)
 """A file or folder on this machine."""
@@ -44,7 +47,8 @@ def opened(out: Output, root: Path | None, name: str) -> Iterator[Repository]:
     from stratum0.metrics import write_metrics
     from stratum0.repository import Repository
 
-    with Repository.open(name, Home.at(root)) as repository:
+    home = Home.at(root)
+    with disk_named(home.folder_of(name)), Repository.open(name, home) as repository:
         resign(out, repository)
         warn(out, repository)
         try:
@@ -61,9 +65,36 @@ def peeked(out: Output, root: Path | None, name: str) -> Iterator[Repository]:
     from stratum0.config import Home
     from stratum0.repository import Repository
 
-    with Repository.peek(name, Home.at(root)) as repository:
+    home = Home.at(root)
+    with disk_named(home.folder_of(name)), Repository.peek(name, home) as repository:
         warn(out, repository)
         yield repository
+
+
+@contextmanager
+def disk_named(folder: Path) -> Iterator[None]:
+    """Says which disk it is that is full, or fails; the system does not always name what it was asked to write.
+
+    Raises:
+        StorageError: in place of such errors.
+    """
+    import sqlite3
+
+    from cdn.errors import StorageError, StorageFullError, StorageReadOnlyError
+
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        kind = StorageFullError if "full" in str(error) else StorageError
+        raise kind(f"a database in {folder} cannot be used: {error}; look at the disk and try again") from error
+    except OSError as error:
+        if error.errno not in _DISK:
+            raise
+        where = os.fsdecode(error.filename) if isinstance(error.filename, str | bytes) else folder
+        if error.errno == errno.EROFS:
+            raise StorageReadOnlyError(f"{where} cannot be written: {error.strerror}") from error
+        kind = StorageError if error.errno == errno.EIO else StorageFullError
+        raise kind(f"{where} cannot be written: {error.strerror}; look at the disk and try again") from error
 
 
 def warn(out: Output, repository: Repository) -> None:
