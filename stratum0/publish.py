@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -219,14 +220,24 @@ def _forget_content(repository: Repository) -> None:
 
 
 def dirtab_of(source: bytes, to: str) -> Dirtab:
-    """The rules in the source, where it is the one that has them."""
+    """The rules in the source, where it is the one that has them, and they are a regular file.
+
+    A FIFO would never end, and a link would show a line of another file in the message about it.
+    """
     if to:
         return Dirtab()
+    file = source + b"/" + DIRTAB.encode()
     try:
-        with open(source + b"/" + DIRTAB.encode(), "rb") as stream:
+        if not stat.S_ISREG(os.lstat(file).st_mode):
+            return Dirtab()
+        with open(file, "rb", opener=_open_as_it_is) as stream:
             return Dirtab.parse(stream.read(DIRTAB_BYTES_MAX + 1).decode("utf-8", "surrogateescape"))
     except FileNotFoundError:
         return Dirtab()
+
+
+def _open_as_it_is(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK)
 
 
 def checked_source(repository: Repository, source: str | os.PathLike[str]) -> bytes:

@@ -248,6 +248,25 @@ def test_a_marker_that_is_no_regular_file_is_left_out_with_a_word(repository: Re
     assert set(published(repository)) == {"", "/d", "/e", "/f"}
 
 
+@pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
+def test_a_dirtab_that_is_no_regular_file_has_no_rules(
+    repository: Repository, source: Path, tmp_path: Path, kind: str
+) -> None:
+    (tmp_path / "secret").write_text("not for everybody\n")
+    dirtab = source / ".cvmfsdirtab"
+    if kind == "link":
+        dirtab.symlink_to(tmp_path / "secret")
+    elif kind == "fifo":
+        os.mkfifo(dirtab)
+        keeper = os.open(dirtab, os.O_RDWR)  # a reader would wait for this to write
+    else:
+        dirtab.mkdir()
+    publish(repository, source)
+    assert published(repository) == on_disk(source)
+    if kind == "fifo":
+        os.close(keeper)
+
+
 def test_a_file_from_the_far_future_is_published(repository: Repository, source: Path) -> None:
     file = source / "f"
     file.touch()
