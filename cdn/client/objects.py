@@ -27,6 +27,7 @@ from cdn.transport.download import SPOOL_BYTES, body_pieces
 FETCHES_MAX: Final = 32
 SIZE_UNKNOWN: Final = -1
 _INLINE_BYTES: Final = 128 << 10
+_ContentKey = tuple[ObjectName, Compression, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,11 @@ class Wanted:
     size: int = SIZE_UNKNOWN
     size_max: int = 0
     path: str = ""
+
+    @property
+    def content_key(self) -> _ContentKey:
+        """What tells its content from others: a file may be stored raw whose bytes are another one's stored form."""
+        return self.name, self.compression, self.size
 
     @property
     def plain_bytes_max(self) -> int:
@@ -77,8 +83,8 @@ class ObjectReader:
         self._sources = sources
         self._cache = cache
         self._slots = asyncio.Semaphore(fetches_max)
-        self._open: WeakValueDictionary[ObjectName, Content] = WeakValueDictionary()
-        self._under_way: dict[ObjectName, _Shared] = {}
+        self._open: WeakValueDictionary[_ContentKey, Content] = WeakValueDictionary()
+        self._under_way: dict[_ContentKey, _Shared] = {}
         self.fetched_objects = 0
         self.fetched_bytes = 0
 
@@ -89,16 +95,17 @@ class ObjectReader:
             AllSourcesFailedError: no source has it, or none has it right.
             StorageError: there is no room for it anywhere.
         """
-        content = self._open.get(wanted.name)
+        key = wanted.content_key
+        content = self._open.get(key)
         if content is not None:
             return content
-        shared = self._under_way.get(wanted.name)
+        shared = self._under_way.get(key)
         if shared is None or shared.is_given_up:
             if (cached := self._cached_now(wanted)) is not None:
                 return cached
             shared = self._start(wanted)
         content = await shared.result()
-        self._open[wanted.name] = content
+        self._open[key] = content
         return content
 
     async def close(self) -> None:
@@ -109,11 +116,12 @@ class ObjectReader:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, wanted: Wanted) -> _Shared:
-        shared = self._under_way[wanted.name] = _Shared(asyncio.create_task(self._load(wanted)))
+        key = wanted.content_key
+        shared = self._under_way[key] = _Shared(asyncio.create_task(self._load(wanted)))
 
         def forget(_: object) -> None:
-            if self._under_way.get(wanted.name) is shared:
-                del self._under_way[wanted.name]
+            if self._under_way.get(key) is shared:
+                del self._under_way[key]
 
         shared.task.add_done_callback(forget)
         return shared
@@ -125,7 +133,7 @@ class ObjectReader:
         cached = self._cache.open(wanted.name)
         if cached is None or cached.size != wanted.size:
             return None
-        self._open[wanted.name] = cached
+        self._open[wanted.content_key] = cached
         return cached
 
     async def _load(self, wanted: Wanted) -> Content:

@@ -71,6 +71,28 @@ async def test_wrong_bytes_are_never_given(server, reader, tmp_path, plain, chan
     assert ObjectCache(tmp_path).open(asked.name) is None
 
 
+@pytest.mark.parametrize("first", [0, 1])
+async def test_two_files_whose_stored_bytes_are_the_same_are_told_apart(server, reader, first):
+    compressed, stored = wanted(SMALL)
+    raw, same = wanted(stored, Compression.NONE)
+    assert (raw.name, same) == (compressed.name, stored), "one file is the other one's stored form"
+    server.served = {raw.name.path: stored}
+    held = []
+    for asked, plain in [(compressed, SMALL), (raw, stored)][:: -1 if first else 1]:
+        held.append(await reader.read(asked))
+        assert held[-1].read(0, 100) == plain
+    contents = await asyncio.gather(reader.read(compressed), reader.read(raw))
+    assert [content.read(0, 100) for content in contents] == [SMALL, stored]
+
+
+async def test_content_that_is_open_is_not_given_for_a_file_of_another_size(server, reader):
+    asked, stored = wanted(SMALL)
+    server.served = {asked.name.path: stored}
+    held = await reader.read(asked)
+    with pytest.raises(AllSourcesFailedError, match="its catalog says"):
+        await reader.read(replace(asked, size=held.size + 1))
+
+
 @pytest.mark.parametrize("difference", [-1, 1])
 @pytest.mark.parametrize("plain", [SMALL, LARGE], ids=["small", "large"])
 async def test_a_size_other_than_the_catalog_says_is_refused(server, reader, plain, difference):
