@@ -188,16 +188,25 @@ class Attempts:
         self._failed_servers: set[int] = set()
         self._failed_proxies: set[int] = set()
 
+    @property
+    def has_next(self) -> bool:
+        """Whether there is a pair left to try."""
+        return bool(self._left(set()))
+
     def next(self, *, besides: Sequence[Pair] = ()) -> Pair | None:
         """The next pair to try, or None when all failed.
 
         Args:
-            besides: pairs being tried right now; a server that none of them uses is preferred, so that a second request
-                does not wait for the same machine.
+            besides: pairs being tried right now. A server that none of them uses is preferred, so that a second request
+                does not wait for the same machine; then, by turns, a proxy that none of them uses, since it may be the
+                proxy that is slow.
         """
-        busy = {pair.server for pair in besides}
         left = self._left(self._failed_proxies) or self._left(set())
-        pair = next((pair for pair in left if pair.server not in busy), left[0] if left else None)
+        servers, proxies = {pair.server for pair in besides}, {pair.proxy for pair in besides}
+        is_proxys_turn = len(servers) > len(proxies)
+        pair = min(
+            left, key=lambda pair: pair.proxy in proxies if is_proxys_turn else pair.server in servers, default=None
+        )  # of equals the first, which is the preferred one
         if pair is not None:
             self._tried.add(pair)
         return pair

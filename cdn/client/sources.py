@@ -36,6 +36,7 @@ from cdn.transport.urls import url_of
 T = TypeVar("T")
 
 _CAUSES_MAX: Final = 32
+_DOUBLINGS_MAX: Final = 16
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
@@ -228,11 +229,16 @@ class _Transfer(Generic[T]):
 
     async def _ended(self) -> set[asyncio.Task[T]]:
         """Those attempts that ended; none if it was time for company instead."""
-        delay = self._sources.pace.delay(self._size) if len(self._running) == 1 else None
-        done, _ = await asyncio.wait(self._running, timeout=delay, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(self._running, timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED)
         if not done and self._sources.pace.may_hedge(self._sources.clock.monotonic()):
             self._start_company()
         return done
+
+    def _patience(self) -> float | None:
+        """How long to wait before asking one more, twice as long with each that was asked; None if there is none."""
+        if not self._attempts.has_next:
+            return None
+        return self._sources.pace.delay(self._size) * 2.0 ** min(len(self._running) - 1, _DOUBLINGS_MAX)
 
     def _start_next(self) -> None:
         pair = self._attempts.next()
@@ -266,11 +272,13 @@ class _Transfer(Generic[T]):
 
     def _won(self, winner: _Attempt) -> None:
         self._sources.learn(winner.pair, SourceEvent.SUCCEEDED)
-        for task, attempt in self._running.items():
-            if attempt.number < winner.number and not task.done():
-                # Of two proxies to the same server, the proxy is the slow one.
-                blames_proxy = attempt.pair.server == winner.pair.server
-                self._sources.learn(attempt.pair, SourceEvent.WAS_SLOW, blames_proxy=blames_proxy)
+        slow = [a.pair for task, a in self._running.items() if a.number < winner.number and not task.done()]
+        # Of two proxies to the same server, the proxy is the slow one; what else is slow through it proves nothing.
+        slow_proxies = {pair.proxy for pair in slow if pair.server == winner.pair.server}
+        for pair in slow:
+            blames_proxy = pair.server == winner.pair.server
+            if blames_proxy or pair.proxy not in slow_proxies:
+                self._sources.learn(pair, SourceEvent.WAS_SLOW, blames_proxy=blames_proxy)
 
     def _lost(self, attempt: _Attempt, error: BaseException) -> None:
         if not isinstance(error, CdnError):

@@ -145,6 +145,14 @@ def test_company_goes_to_another_server_if_there_is_one():
     assert alone.next(besides=[alone.next()]) == Pair(0, 1)
 
 
+def test_more_company_goes_by_turns_to_another_proxy_and_another_server():
+    attempts = Attempts([0, 1, 2], [0, 1])
+    busy = [attempts.next()]
+    for _ in range(4):
+        busy.append(attempts.next(besides=busy))
+    assert busy == [Pair(0, 0), Pair(1, 0), Pair(0, 1), Pair(2, 0), Pair(1, 1)]
+
+
 @given(st.integers(1, 4), st.integers(1, 4), st.data())
 def test_no_pair_is_tried_twice_and_no_server_is_left_out(servers, proxies, data):
     attempts = Attempts(range(servers), range(proxies))

@@ -158,6 +158,29 @@ async def test_a_slow_server_that_has_no_company_is_waited_for():
     assert await asked.fetch("x", Peer(a=gate)) == A
 
 
+async def test_two_slow_servers_do_not_keep_the_third_from_being_asked():
+    asked = sources(A, B, C, policy=QUICK_HEDGE)
+    peer = Peer(a=asyncio.Event(), b=asyncio.Event())
+    async with asyncio.timeout(30):
+        assert await asked.fetch("x", peer) == C
+    assert [source.state for source in asked.status()][:3] == ["slow", "slow", "good"]
+
+
+async def test_a_slow_proxy_before_every_server_is_left_for_the_next_and_blamed_alone():
+    never = asyncio.Event()
+
+    def answer(route: Route) -> object:
+        return never if route.proxy == "http://p1" else "fine"
+
+    asked = sources(A, B, proxies=(("http://p1",), ("http://p2",)), policy=QUICK_HEDGE)
+    peer = Peer(a=answer, b=answer)
+    async with asyncio.timeout(30):
+        assert await asked.fetch("x", peer) == A
+    assert [source.state for source in asked.status()] == ["good", "good", "slow", "good"]
+    assert await asked.fetch("x", peer) == A
+    assert peer.routes[-1].proxy == "http://p2"
+
+
 async def test_a_proxy_that_fails_is_passed_over_for_the_same_server():
     asked = sources(A, B, proxies=(("http://p1", "http://p2"), (None,)), chance=iter([0.1, 0.2, 0.0]).__next__)
     peer = Peer(a=lambda route: UnreachableError(A, "refused") if route.proxy == "http://p1" else "fine")
