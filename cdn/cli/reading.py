@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -325,7 +326,7 @@ def tree(
             for address, files in opened.each:
                 found = await files.resolve(address.path)
                 listing.add({"path": found.path or "/", "depth": 0}, address.path)
-                await _draw(files, found.path, "", depth_max, is_shown, listing, drawn)
+                await _draw(files, found.path, depth_max, is_shown, listing, drawn)
             listing.end(drawn, f"\n{drawn['directories']:,} directories, {drawn['files']:,} files")
 
     _run(out, addresses, how, work)
@@ -407,33 +408,50 @@ async def _find_raw(opened: _Opened, wanted: Filter, depth_max: int | None) -> N
 async def _draw(
     files: FileSystem,
     path: str,
-    indent: str,
-    depth_left: int | None,
+    depth_max: int | None,
     is_shown: Callable[[Entry], bool],
     listing: Listing,
     drawn: dict[str, int],
 ) -> None:
-    """Draws what is in a directory; one entry is read ahead, to know which is the last."""
-    entries = files.listdir(path)
-    waiting = await _next_shown(entries, is_shown)
-    while waiting is not None:
-        entry, waiting = waiting, await _next_shown(entries, is_shown)
-        is_last = waiting is None
+    """Draws what is in a directory; of each one entry is read ahead, to know which is the last."""
+    pending = [await _Branch.of(files, path, "", is_shown)]
+    while pending:
+        branch = pending[-1]
+        entry = branch.waiting
+        if entry is None:
+            pending.pop()
+            continue
+        branch.waiting = await _next_shown(branch.entries, is_shown)
+        is_last = branch.waiting is None
         target = f" -> {files.target_of(entry)}" if entry.is_symlink else ""
-        below = f"{path}/{entry.name}"
+        below = f"{branch.path}/{entry.name}"
         drawn["directories" if entry.is_directory else "files"] += 1
-        listing.add(
-            {"path": below, "depth": below.count("/")}, f"{indent}{'└── ' if is_last else '├── '}{entry.name}{target}"
-        )
-        if entry.is_directory and not entry.is_bind_mountpoint and depth_left != 1:
-            deeper = None if depth_left is None else depth_left - 1
-            await _draw(files, below, indent + ("    " if is_last else "│   "), deeper, is_shown, listing, drawn)
+        line = f"{branch.indent}{'└── ' if is_last else '├── '}{entry.name}{target}"
+        listing.add({"path": below, "depth": below.count("/")}, line)
+        if entry.is_directory and not entry.is_bind_mountpoint and len(pending) != depth_max:
+            indent = branch.indent + ("    " if is_last else "│   ")
+            pending.append(await _Branch.of(files, below, indent, is_shown))
 
 
-async def _next_shown(entries: Any, is_shown: Callable[[Entry], bool]) -> Entry | None:
+@dataclass(slots=True)
+class _Branch:
+    """A directory being drawn: the entry that is next, and where the others come from."""
+
+    path: str
+    indent: str
+    entries: AsyncIterator[Entry]
+    waiting: Entry | None
+
+    @classmethod
+    async def of(cls, files: FileSystem, path: str, indent: str, is_shown: Callable[[Entry], bool]) -> _Branch:
+        entries = files.listdir(path)
+        return cls(path, indent, entries, await _next_shown(entries, is_shown))
+
+
+async def _next_shown(entries: AsyncIterator[Entry], is_shown: Callable[[Entry], bool]) -> Entry | None:
     async for entry in entries:
         if is_shown(entry):
-            return entry  # type: ignore[no-any-return]
+            return entry
     return None
 
 

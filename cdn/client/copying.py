@@ -255,16 +255,16 @@ def _make_directory(copy: _Copy, parent: _Directory, name: str, entry: Entry) ->
 
 
 def _leave(directory: _Directory) -> None:
-    """Gives up one use of a directory; with the last one it gets its own mode and time."""
-    directory.users -= 1
-    if directory.users or directory.entry is None:
-        return
-    entry = directory.entry
-    os.fchmod(directory.fd, stat.S_IMODE(entry.mode) & _PERMISSIONS)
-    os.utime(directory.fd, ns=(_nanoseconds(entry), _nanoseconds(entry)))
-    directory.close()
-    if directory.parent is not None:
-        _leave(directory.parent)
+    """Gives up one use of a directory; with the last one it gets its own mode and time, and so may those above it."""
+    left: _Directory | None = directory
+    while left is not None:
+        left.users -= 1
+        if left.users or left.entry is None:
+            return
+        os.fchmod(left.fd, stat.S_IMODE(left.entry.mode) & _PERMISSIONS)
+        os.utime(left.fd, ns=(_nanoseconds(left.entry), _nanoseconds(left.entry)))
+        left.close()
+        left = left.parent
 
 
 def _replace(fd: int, name: str, make: Callable[[str], None]) -> None:

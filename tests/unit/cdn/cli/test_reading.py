@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import sys
 import time
 
 import pytest
@@ -18,7 +19,7 @@ from cdn.errors import (
     UsageError,
 )
 from cdn.keyfiles import write_public_key
-from tests.fakes.catalogs import TIME, symlink_entry
+from tests.fakes.catalogs import TIME, directory_entry, symlink_entry
 from tests.fakes.repositories import Publication
 from tests.fakes.signer import key
 
@@ -150,6 +151,19 @@ def test_tree_draws(source):
         "/d", "├── a.txt", "├── b.bin", "└── link -> a.txt", "", "0 directories, 3 files",
     ]  # fmt: skip
     assert lines(run(source, "tree", "--depth", "1", "-D", f"{NAME}:/"))[-1] == "2 directories, 0 files"
+
+
+def test_tree_draws_what_is_deeper_than_calls_may_nest(tmp_path):
+    depth = sys.getrecursionlimit() + 10
+    publication = Publication(NAME)
+    publication.signer.now = int(time.time())
+    publication.served[".cvmfswhitelist"] = publication.signer.whitelist()
+    publication.publish({"/d" * depth: directory_entry(), "/last": b""})
+    folder = publication.write_to(tmp_path / NAME)
+    write_public_key(tmp_path / "key.pub", publication.signer.master_keys[0])
+    drawn = lines(run(folder, "tree", f"{NAME}:/"))
+    assert drawn[1:3] == ["├── d", "│   └── d"]
+    assert drawn[depth + 1 :] == ["└── last", "", f"{depth:,} directories, 1 files"]
 
 
 def test_cp_copies_a_file_or_a_tree(source, tmp_path):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
+import sys
 
 import pytest
 
@@ -53,6 +55,15 @@ async def files(published, server):
         published.fqrn, servers=BASE, keys=published.keys, fetcher=Network({BASE: server}), clock=ManualClock(NOW + 9)
     ) as repository:
         yield repository.files
+
+
+@pytest.fixture
+def many_files():
+    """Lets a process have one file open for each level of a deep tree."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_a_tree_is_copied_with_modes_times_and_links(files, tmp_path):
@@ -137,3 +148,16 @@ async def test_a_directory_where_a_file_must_be_is_reported(files, tmp_path):
 async def test_a_target_whose_folder_is_not_there_is_told(files, tmp_path):
     with pytest.raises(StorageError, match="cannot write"):
         await copy_out(files, "/top", str(tmp_path / "no/such/folder"))
+
+
+async def test_a_tree_deeper_than_calls_may_nest_is_copied(tmp_path, many_files):
+    depth = sys.getrecursionlimit() + 10
+    publication = Publication()
+    publication.publish({f"{'/d' * depth}/file": b"deep"})
+    reach = {"servers": BASE, "keys": publication.keys, "fetcher": Network({BASE: Server(publication.served)})}
+    async with await open_repository(publication.fqrn, **reach, clock=ManualClock(NOW + 9)) as repository:
+        report = await copy_out(repository.files, "/", str(tmp_path / "copy"), recursive=True)
+    assert (report.files, report.directories) == (1, depth + 1)
+    os.unlink(f"{tmp_path}/copy{'/d' * depth}/file")
+    for level in range(depth, 0, -1):  # what removes trees calls itself too
+        os.rmdir(f"{tmp_path}/copy{'/d' * level}")
