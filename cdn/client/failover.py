@@ -28,6 +28,7 @@ from cdn.errors import DocumentError, StatusError, TransportError, TrustError
 
 _REST_DOUBLINGS_MAX: Final = 16
 _TOO_MANY_REQUESTS: Final = 429
+_ABOUT_THE_SOURCE: Final = frozenset({401, 407, _TOO_MANY_REQUESTS})
 
 
 class SourceState(Enum):
@@ -159,7 +160,9 @@ def _is_proxy_status(status: int) -> bool:
 
 def is_lasting(error: Exception) -> bool:
     """Whether the fault says something about the source beyond this one request; a missing object does not."""
-    return not (isinstance(error, StatusError) and error.status < 500 and error.status != _TOO_MANY_REQUESTS)
+    if isinstance(error, StatusError) and 400 <= error.status < 500:
+        return error.status in _ABOUT_THE_SOURCE
+    return True
 
 
 # -------------------------------------------------------------------------------------------------------- one transfer

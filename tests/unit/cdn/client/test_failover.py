@@ -111,10 +111,21 @@ def test_faults_are_judged_as_the_protocol_says(error, direct, proxied):
     assert fault_of(error, through_proxy=True) is proxied
 
 
-def test_a_missing_object_says_nothing_about_the_source():
-    assert not is_lasting(NotFoundError(URL, 404))
-    assert is_lasting(StatusError(URL, 500))
-    assert is_lasting(HashMismatchError(URL, "00"))
+@pytest.mark.parametrize(
+    ("error", "lasting"),
+    [
+        (NotFoundError(URL, 404), False),
+        (StatusError(URL, 403), False),  # what some object stores say of what they do not have
+        (StatusError(URL, 302), True),  # a portal that wants somebody to log in, say
+        (StatusError(URL, 401), True),
+        (StatusError(URL, 407), True),
+        (StatusError(URL, 429), True),
+        (StatusError(URL, 500), True),
+        (HashMismatchError(URL, "00"), True),
+    ],
+)
+def test_a_missing_object_says_nothing_about_the_source_and_other_answers_do(error, lasting):
+    assert is_lasting(error) is lasting
 
 
 def test_a_fault_of_the_server_moves_to_the_next_server_through_the_same_proxy():
