@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import resource
 import stat
+import subprocess
 import sys
 
 import pytest
@@ -58,12 +59,13 @@ async def files(published, server):
 
 
 @pytest.fixture
-def many_files():
-    """Lets a process have one file open for each level of a deep tree."""
+def deep_target(tmp_path):
+    """Where a deep tree may go: one file may be open for each of its levels, and it is removed without recursion."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield
+    yield tmp_path / "copy"
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    subprocess.run(["rm", "-rf", tmp_path / "copy"], check=True)
 
 
 async def test_a_tree_is_copied_with_modes_times_and_links(files, tmp_path):
@@ -150,14 +152,11 @@ async def test_a_target_whose_folder_is_not_there_is_told(files, tmp_path):
         await copy_out(files, "/top", str(tmp_path / "no/such/folder"))
 
 
-async def test_a_tree_deeper_than_calls_may_nest_is_copied(tmp_path, many_files):
+async def test_a_tree_deeper_than_calls_may_nest_is_copied(deep_target):
     depth = sys.getrecursionlimit() + 10
     publication = Publication()
     publication.publish({f"{'/d' * depth}/file": b"deep"})
     reach = {"servers": BASE, "keys": publication.keys, "fetcher": Network({BASE: Server(publication.served)})}
     async with await open_repository(publication.fqrn, **reach, clock=ManualClock(NOW + 9)) as repository:
-        report = await copy_out(repository.files, "/", str(tmp_path / "copy"), recursive=True)
+        report = await copy_out(repository.files, "/", str(deep_target), recursive=True)
     assert (report.files, report.directories) == (1, depth + 1)
-    os.unlink(f"{tmp_path}/copy{'/d' * depth}/file")
-    for level in range(depth, 0, -1):  # what removes trees calls itself too
-        os.rmdir(f"{tmp_path}/copy{'/d' * level}")
