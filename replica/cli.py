@@ -303,20 +303,23 @@ def _report_text(report: SyncReport) -> str:
 
 
 def _status_of(home: ReplicaHome, name: str) -> dict[str, Any]:
-    import json
-
+    from cdn.errors import DocumentError
     from cdn.manifest import Manifest
     from cdn.signing import body_of
+    from replica.plan import status_values
 
     home.config(name)
     storage = home.storage(name)
-    manifest = None
+    manifest, state = None, "empty"
     if (storage / ".cvmfspublished").is_file():
-        manifest = Manifest.parse(body_of((storage / ".cvmfspublished").read_bytes()))
-    values: dict[str, object] = {}
+        try:
+            manifest = Manifest.parse(body_of((storage / ".cvmfspublished").read_bytes()))
+            state = "current as of the last run"
+        except DocumentError:
+            state = "damaged"
+    values: dict[str, str] = {}
     if (storage / ".cvmfs_status.json").is_file():
-        values = json.loads((storage / ".cvmfs_status.json").read_bytes())
-    is_running = _is_locked(home, name)
+        values = status_values((storage / ".cvmfs_status.json").read_bytes())
     return {
         "repository": name,
         "revision": None if manifest is None else manifest.revision,
@@ -325,7 +328,7 @@ def _status_of(home: ReplicaHome, name: str) -> dict[str, Any]:
         "last_snapshot": values.get("last_snapshot"),
         "last_check": values.get("last_check"),
         "check_status": values.get("check_status"),
-        "state": "synchronizing" if is_running else "empty" if manifest is None else "current as of the last run",
+        "state": "synchronizing" if _is_locked(home, name) else state,
         "storage": str(storage),
     }
 

@@ -109,8 +109,12 @@ def date_text(now: float) -> str:
 
 def status_json(before: bytes, **changes: str) -> bytes:
     """`.cvmfs_status.json` with some values changed; what is unreadable is written anew."""
-    values = _object(before)
-    return _json({key: value for key, value in values.items() if isinstance(value, str)} | changes)
+    return _json(status_values(before) | changes)
+
+
+def status_values(data: bytes) -> dict[str, str]:
+    """What `.cvmfs_status.json` says; nothing if it is damaged."""
+    return {key: value for key, value in _object(data).items() if isinstance(value, str)}
 
 
 def repositories_json(before: bytes, fqrn: str, *, present: bool) -> bytes:

@@ -76,6 +76,24 @@ def test_a_check_tells_damage_and_repairs_it(root, source):
     run(root, "check", NAME, "--quick")
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"last_snapshot": []}', b"[" * 100_000])
+def test_a_damaged_status_file_is_no_failure(root, source, damage):
+    add(root, source)
+    run(root, "sync")
+    (root / "srv" / NAME / ".cvmfs_status.json").write_bytes(damage)
+    status = json.loads(run(root, "status", "--json"))["replicas"][0]
+    assert (status["revision"], status["last_snapshot"]) == (1, None)
+    assert "never" in run(root, "status")
+
+
+def test_a_damaged_manifest_is_told_in_the_status(root, source):
+    add(root, source)
+    run(root, "sync")
+    (root / "srv" / NAME / ".cvmfspublished").write_bytes(b"nonsense")
+    status = json.loads(run(root, "status", "--json"))["replicas"][0]
+    assert (status["revision"], status["state"]) == (None, "damaged")
+
+
 def test_removing_may_keep_the_data(root, source):
     add(root, source)
     run(root, "sync")
