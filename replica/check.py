@@ -192,13 +192,30 @@ class ReplicaCheck:
             plan = SyncPlan.of(manifest, await in_thread(self._history, manifest), is_initial=True)
         except CdnError:
             plan = SyncPlan.of(manifest, None, is_initial=True)  # that it is damaged or missing was said above
+        copied = await in_thread(self._mirror.own_reflog)
         for root in (plan.head, *plan.tagged):
-            is_gone_well = root != plan.head and plan.may_lack_history
-            if is_gone_well and not self._store.exists(ObjectName(root, Kind.CATALOG).path):
+            name = ObjectName(root, Kind.CATALOG)
+            # The publisher may have removed an old revision before it was copied; one that was copied must be there.
+            is_gone_well = root != plan.head and plan.may_lack_history and name not in copied
+            if is_gone_well and not self._store.exists(name.path):
                 continue
             self.counts.revisions += 1
             async for problem in self._incomplete_below(root):
                 yield problem
+        for name in manifest.objects if manifest.alternative_names else ():
+            if problem := await in_thread(self._wrong_alternative, name):
+                yield problem
+
+    def _wrong_alternative(self, name: ObjectName) -> Problem | None:
+        """What is wrong with the other name that readers of a restricted repository know an object by."""
+        path = name.alternative_path
+        kind = ProblemKind.DAMAGED if self._store.exists(path) else ProblemKind.MISSING
+        if kind is ProblemKind.DAMAGED and digest_in(self._store, name, path) == name.digest:
+            return None
+        is_repaired = self._puller is not None and self._store.exists(name.path)
+        if is_repaired:
+            self._mirror.give_alternative_name(name)
+        return Problem(path, kind, "readers of a restricted repository ask for it", is_repaired=is_repaired)
 
     async def _incomplete_below(self, root: Digest) -> AsyncIterator[Problem]:
         pending = [NestedReference("", root, 0)]

@@ -311,7 +311,7 @@ class Mirror:
         self.store.put(_certificate_of(manifest).path, verified.certificate_bytes)
         if manifest.alternative_names:
             for name in manifest.objects:
-                self.store.replace(name.alternative_path, self.store.read(name.path, size_max=_REFLOG_BYTES_MAX))
+                self.give_alternative_name(name)
         self._write_reflog(manifest, roots)
         fault_point("replica.reflog.stored")
         self._publish(verified, is_new=True)
@@ -344,6 +344,23 @@ class Mirror:
             event("replica.manifest.damaged", level="warning", repository=self.fqrn, reason=str(error))
             return None
 
+    def own_reflog(self) -> Reflog:
+        """What the replica has had since it was made; nothing if the list is missing or damaged."""
+        data = self._read(REFLOG_PATH, _REFLOG_BYTES_MAX)
+        if data:
+            try:
+                reflog = Reflog.from_bytes(data)
+            except DocumentError as error:
+                event("replica.reflog.damaged", level="warning", repository=self.fqrn, reason=str(error))
+            else:
+                if reflog.fqrn == self.fqrn:
+                    return reflog
+        return Reflog(self.fqrn)
+
+    def give_alternative_name(self, name: ObjectName) -> None:
+        """Makes an object that is there also reachable by its other name (spec §1.1)."""
+        self.store.replace(name.alternative_path, self.store.read(name.path, size_max=_REFLOG_BYTES_MAX))
+
     def _known(self, own: Manifest | None) -> Known:
         """The newest state believed: what was noted, or what is served if that is newer."""
         noted = self._state.known()
@@ -370,7 +387,7 @@ class Mirror:
             ) from error
 
     def _write_reflog(self, manifest: Manifest, roots: list[Digest]) -> None:
-        reflog = self._own_reflog().with_objects(reflog_names(manifest, roots), int(self._clock.now()))
+        reflog = self.own_reflog().with_objects(reflog_names(manifest, roots), int(self._clock.now()))
         with tempfile.TemporaryDirectory(dir=self._folder) as folder:
             path = os.path.join(folder, "reflog")
             reflog.write(path)
@@ -380,18 +397,6 @@ class Mirror:
         note = self._folder / "reflog.chksum"
         note.with_suffix(".new").write_text(f"{text}\n", encoding="ascii")
         note.with_suffix(".new").replace(note)
-
-    def _own_reflog(self) -> Reflog:
-        data = self._read(REFLOG_PATH, _REFLOG_BYTES_MAX)
-        if data:
-            try:
-                reflog = Reflog.from_bytes(data)
-            except DocumentError as error:
-                event("replica.reflog.damaged", level="warning", repository=self.fqrn, reason=str(error))
-            else:
-                if reflog.fqrn == self.fqrn:
-                    return reflog
-        return Reflog(self.fqrn)
 
     def _list_in_info(self) -> None:
         if self._info is not None:

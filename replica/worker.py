@@ -402,10 +402,10 @@ class _StagedFile:
         self._path.unlink(missing_ok=True)
 
 
-def digest_in(store: PrunableStore, name: ObjectName) -> Digest:
-    """The digest that an object in a store really has."""
+def digest_in(store: PrunableStore, name: ObjectName, path: str = "") -> Digest:
+    """The digest that an object in a store really has, there or at another path."""
     hasher = Hasher(name.digest.algorithm)
-    with store.open(name.path) as stream:
+    with store.open(path or name.path) as stream:
         while piece := stream.read(_PIECE_BYTES):
             hasher.update(piece)
     return hasher.digest()

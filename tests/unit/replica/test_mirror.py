@@ -464,6 +464,46 @@ async def test_what_no_source_has_stays_a_problem(publication, server, store, fo
     assert [(problem.path, problem.is_repaired) for problem in found] == [(lost, False)]
 
 
+async def test_a_tagged_revision_that_was_copied_and_is_lost_is_found_and_repaired(publication, server, store, folder):
+    tagged = ObjectName(publication.root, Kind.CATALOG)
+    publication.publish({"/now": b"new"})
+    made = mirror(publication, store, folder, {ONE: server})
+    await made.sync()
+    store.delete(tagged.path)
+    assert [(found.path, found.kind.value) for found in await problems(made, folder)] == [(tagged.path, "missing")]
+    assert all(problem.is_repaired for problem in await problems(made, folder, repairs=True))
+    await assert_whole(publication, store, folder, 2)
+
+
+async def test_a_tagged_revision_that_the_publisher_removed_before_it_was_copied_is_no_problem(
+    publication, server, store, folder
+):
+    del publication.served[ObjectName(publication.root, Kind.CATALOG).path]
+    publication.publish({"/now": b"new"})
+    made = mirror(publication, store, folder, {ONE: server})
+    await made.sync()
+    assert await problems(made, folder) == []
+
+
+async def test_alternative_names_are_checked_and_repaired(publication, server, store, folder):
+    root = publication.publish({"/restricted": b"content"}, alternative_names=True)
+    for name in [path for path in publication.served if path.startswith("data/")]:
+        if name[-1] in "CXHM":
+            object_name = ObjectName.parse(name)
+            publication.served[object_name.alternative_path] = publication.served[name]
+    made = mirror(publication, store, folder, {ONE: server})
+    await made.sync()
+    assert await problems(made, folder) == []
+    manifest = made.own_manifest()
+    lost, damaged = ObjectName(root, Kind.CATALOG), ObjectName(manifest.certificate, Kind.CERTIFICATE)
+    store.delete(lost.alternative_path)
+    store.replace(damaged.alternative_path, b"nonsense")
+    found = {(problem.path, problem.kind.value) for problem in await problems(made, folder)}
+    assert found == {(lost.alternative_path, "missing"), (damaged.alternative_path, "damaged")}
+    assert all(problem.is_repaired for problem in await problems(made, folder, repairs=True))
+    assert await problems(made, folder) == []
+
+
 async def test_an_empty_replica_is_no_whole_one(publication, server, store, folder):
     found = await problems(mirror(publication, store, folder, {ONE: server}), folder)
     assert [problem.path for problem in found] == [MANIFEST_PATH]
