@@ -59,6 +59,7 @@ class ObjectCache:
         self._staging = f"{self.folder}/staging"
         self._verified: OrderedDict[str, _Signature] = OrderedDict()
         self._unreported = 0
+        self._has_swept = False
         self._warned = False
 
     # ---------------------------------------------------------------------------------------------------------- reading
@@ -114,6 +115,9 @@ class ObjectCache:
         if self.size_bytes_max != 0:
             with suppress(OSError):
                 os.makedirs(self._staging, mode=0o700, exist_ok=True)
+            if not self._has_swept:
+                self._has_swept = True
+                self._sweep_staging()
         spool = Spool((self._staging, *temporary_folders()))
         self._note_missing(spool)
         return spool

@@ -162,6 +162,17 @@ def test_no_room_anywhere_is_a_clear_error(tmp_path, monkeypatch):
         cache.stage()
 
 
+def test_what_a_process_that_died_left_behind_is_removed_by_the_next_one(cache):
+    keep(cache, b"x")
+    left, under_way = Path(cache.folder) / "staging/fetch-old", Path(cache.folder) / "staging/fetch-new"
+    for file in (left, under_way):
+        file.write_bytes(b"half of something")
+    os.utime(left, (1_000_000, 1_000_000))
+    keep(ObjectCache(cache.folder), b"y")
+    assert not left.exists()
+    assert under_way.exists()
+
+
 def test_several_processes_fill_the_same_cache(tmp_path):
     program = textwrap.dedent("""
         import hashlib, sys
