@@ -140,6 +140,16 @@ class Blacklist:
         """The smallest revision of this repository that is accepted."""
         return max((revision for name, revision in self.revisions_min if name == fqrn), default=0)
 
+    def check_revision(self, fqrn: str, revision: int) -> None:
+        """Returns if this revision of this repository is accepted.
+
+        Raises:
+            RollbackError: it is blacklisted.
+        """
+        least = self.revision_min(fqrn)
+        if revision < least:
+            raise RollbackError(f"revision {revision} of {fqrn} is blacklisted: nothing below {least} is accepted")
+
     def lists(self, certificate: Certificate) -> bool:
         """Whether this certificate is refused."""
         return any(certificate.fingerprint(entry.digest.algorithm) == entry for entry in self.fingerprints)
@@ -315,11 +325,7 @@ class TrustedRepository:
             raise NameMismatchError(f"the {document} is for {name or 'no repository'}, not for {self._fqrn}")
 
     def _check_freshness(self, manifest: Manifest) -> None:
-        least = self._blacklist.revision_min(self._fqrn)
-        if manifest.revision < least:
-            raise RollbackError(
-                f"revision {manifest.revision} of {self._fqrn} is blacklisted: nothing below {least} is accepted"
-            )
+        self._blacklist.check_revision(self._fqrn, manifest.revision)
         known = self._breadcrumb
         if known is None:
             return

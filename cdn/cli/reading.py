@@ -366,6 +366,8 @@ def _run(out: Output, addresses: tuple[str, ...], how: dict[str, Any], work: Cal
                     located = locate(address, wishes, places, os.environ)
                     repositories[key] = await stack.enter_async_context(await located.open(pin))
                     _tell_if_offline(out, repositories[key])
+                    for line in repositories[key].authority.blacklist.unread:
+                        out.warning(f"the blacklist says {line[:200]!r}, which forbids nothing")
                 each.append((address, repositories[key].files))
             await work(_Opened(each))
 

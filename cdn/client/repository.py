@@ -336,6 +336,7 @@ class MountedRepository:
         tree = Tree(self._pool, root)
         async with tree.root_catalog() as catalog:
             revision = catalog.revision
+        self.authority.blacklist.check_revision(self.fqrn, revision)  # an old one may be chosen by its tag
         return FileSystem(tree, self.objects, fqrn=self.fqrn, revision=revision, variables=self._variables)
 
     async def _ttl_seconds(self) -> float:

@@ -153,6 +153,14 @@ def test_tree_draws(source):
     assert lines(run(source, "tree", "--depth", "1", "-D", f"{NAME}:/"))[-1] == "2 directories, 0 files"
 
 
+def test_lines_of_a_blacklist_that_forbid_nothing_are_told(source, tmp_path):
+    (tmp_path / "blacklist").write_text(f"# comment\n<{NAME} two\n")
+    (tmp_path / "client.toml").write_text(f'blacklist = "{tmp_path}/blacklist"\n')
+    done = run(source, "cat", f"{NAME}:/d/a.txt", "--config", str(tmp_path / "client.toml"))
+    assert "first" in done.output
+    assert f"warning: the blacklist says '<{NAME} two'" in done.stderr
+
+
 def test_tree_draws_what_is_deeper_than_calls_may_nest(tmp_path):
     depth = sys.getrecursionlimit() + 10
     publication = Publication(NAME)

@@ -20,6 +20,7 @@ from cdn.errors import (
 )
 from cdn.objects import MANIFEST_PATH, Kind, ObjectName
 from cdn.transport.retry import RetryPolicy
+from cdn.trust import Blacklist
 from tests.fakes.repositories import Network, Publication, Server, flipped
 from tests.fakes.signer import NOW
 
@@ -183,6 +184,20 @@ async def test_a_revision_is_chosen_by_tag_number_time_or_root(publication):
 async def test_a_revision_that_is_not_there_is_told_so(publication, pin):
     with pytest.raises(RepositoryError):
         await opened(publication, {ONE: Server(publication.served)}, pin=pin)
+
+
+async def test_a_blacklisted_revision_is_refused_however_it_is_chosen(publication):
+    old = publication.root
+    publication.publish({"/file": b"two"})
+    blacklist = Blacklist(revisions_min=((publication.fqrn, 2),))
+    servers = {ONE: Server(publication.served)}
+    for pin in (Pin(tag="v1"), Pin(revision=1), Pin(root_catalog=old), Pin(at=NOW + 1)):
+        with pytest.raises(RollbackError, match=r"revision 1 of .* is blacklisted"):
+            await opened(publication, servers, blacklist=blacklist, pin=pin)
+    async with await opened(publication, servers, blacklist=blacklist) as repository:
+        assert await repository.files.read("/file") == b"two"
+        with pytest.raises(RollbackError, match="blacklisted"):
+            await repository.pinned(Pin(tag="v1"))
 
 
 def test_only_one_way_of_choosing_is_taken():
