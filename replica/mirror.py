@@ -8,6 +8,7 @@ durable. Whatever ends a run before that, `kill -9` and a full disk included, le
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import tempfile
@@ -34,6 +35,8 @@ from cdn.errors import (
     NotFoundError,
     RepositoryError,
     RevisionGoneError,
+    StorageError,
+    StorageFullError,
 )
 from cdn.hashing import Digest
 from cdn.history import HISTORY_BYTES_MAX, History
@@ -178,7 +181,10 @@ class Mirror:
             StorageError: the store is full, say; the old revision is still served.
         """
         with exclusive(self._folder, self.fqrn), step("replica.repository.sync", repository=self.fqrn):
-            return await self._sync(progress or NullProgress())
+            try:
+                return await self._sync(progress or NullProgress())
+            except OSError as error:  # the store's own failures are StorageErrors already
+                raise self._unwritable(error) from error
 
     def puller(self, progress: Progress, *, distrusts_store: bool = False) -> Puller:
         """What copies revisions into this replica; for who holds its lock."""
@@ -356,6 +362,14 @@ class Mirror:
                 if reflog.fqrn == self.fqrn:
                     return reflog
         return Reflog(self.fqrn)
+
+    def _unwritable(self, error: OSError) -> StorageError:
+        said = (
+            f"the replica of {self.fqrn} cannot keep its work below {self._folder}: {error.strerror or error}"
+        )
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return StorageFullError(f"{said}; free some space and try again")
+        return StorageError(said)
 
     def give_alternative_name(self, name: ObjectName) -> None:
         """Makes an object that is there also reachable by its other name (spec §1.1)."""

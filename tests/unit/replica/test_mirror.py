@@ -21,6 +21,7 @@ from cdn.errors import (
     NotFoundError,
     RepositoryError,
     RollbackError,
+    StorageError,
     StorageFullError,
 )
 from cdn.objects import (
@@ -336,6 +337,17 @@ async def test_a_full_store_is_told_and_the_old_revision_stays(publication, serv
     publication.publish({**TREE, "/huge": random.Random(2).randbytes(300_000)}, NESTED)
     with pytest.raises(StorageFullError):
         await mirror(publication, store, folder, {ONE: server}).sync()
+    await assert_whole(publication, store, folder, 1)
+
+
+async def test_a_work_folder_that_cannot_be_written_is_named(publication, server, store, folder):
+    made = mirror(publication, store, folder, {ONE: server})
+    folder.mkdir()
+    (folder / "work").write_text("in the way")
+    with pytest.raises(StorageError, match=f"sw.example.org.* below {folder}"):
+        await made.sync()
+    (folder / "work").unlink()
+    await made.sync()
     await assert_whole(publication, store, folder, 1)
 
 
