@@ -15,7 +15,15 @@ one question retry loops ask: can the same call succeed later? `exit_code` is wh
 
 from __future__ import annotations
 
-from typing import ClassVar
+import re
+from typing import ClassVar, Final
+
+_LOGIN: Final = re.compile(r"(?<=://)[^/?#\s]*@")
+
+
+def without_login(text: str) -> str:
+    """The text with user name and password taken out of the URLs in it: what people and logs are shown."""
+    return _LOGIN.sub("***@", text) if "@" in text else text
 
 
 class CdnError(Exception):
@@ -23,6 +31,9 @@ class CdnError(Exception):
 
     permanent: ClassVar[bool] = True
     exit_code: ClassVar[int] = 1
+
+    def __str__(self) -> str:
+        return without_login(super().__str__())
 
 
 # --------------------------------------------------------------------------------------------- what the user asked for

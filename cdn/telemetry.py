@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Literal, Protocol, Self, get_args
 
-from cdn.errors import ConfigError
+from cdn.errors import ConfigError, without_login
 
 Level = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["console", "json"]
@@ -283,11 +283,15 @@ class _StreamSink:
         with self._lock:
             if self._render is None:
                 self._render = _json_renderer() if self._format == "json" else _console_renderer(colours=self._colours)
-            line = self._render(level, {**fields, "event": name})
+            line = self._render(level, {**{key: _discreet(value) for key, value in fields.items()}, "event": name})
             # A log that nobody can read any more must not stop the service it tells of.
             with suppress(OSError, ValueError):
                 self._stream.write(line + "\n")
                 self._stream.flush()
+
+
+def _discreet(value: object) -> object:
+    return without_login(value) if isinstance(value, str) else value
 
 
 def _json_renderer() -> Callable[[Level, dict[str, object]], str]:

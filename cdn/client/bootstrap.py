@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from cdn.certificate import CERTIFICATE_BYTES_MAX
 from cdn.client.sources import Route, Sources
-from cdn.errors import AllSourcesFailedError, CdnError
+from cdn.errors import AllSourcesFailedError, CdnError, without_login
 from cdn.manifest import Manifest
 from cdn.objects import MANIFEST_PATH, WHITELIST_PATH, ObjectName
 from cdn.signing import DOCUMENT_BYTES_MAX, body_of
@@ -173,7 +173,9 @@ async def fetch_over(
         ),
     )
     verified = verify(authority, manifest, whitelist, certificate, now=now, known=known)
-    return Verified(verified.manifest, verified.whitelist, manifest, whitelist, certificate, source=route.base_url)
+    return Verified(
+        verified.manifest, verified.whitelist, manifest, whitelist, certificate, source=without_login(route.base_url)
+    )
 
 
 async def fetch_from_any(

@@ -26,7 +26,7 @@ from cdn.client.failover import (
 from cdn.client.pace import HedgePolicy, Pace
 from cdn.client.source_list import ONLY_DIRECT, ProxyGroups
 from cdn.clock import Clock, SystemClock
-from cdn.errors import AllSourcesFailedError, CdnError
+from cdn.errors import AllSourcesFailedError, CdnError, without_login
 from cdn.telemetry import event
 from cdn.transport.base import Request
 from cdn.transport.download import NO_CACHE
@@ -54,7 +54,7 @@ class Route:
         return Request(url_of(self.base_url, path), method, every, self.proxy)
 
     def __str__(self) -> str:
-        return f"{self.base_url} through {self.proxy}" if self.proxy else self.base_url
+        return without_login(f"{self.base_url} through {self.proxy}" if self.proxy else self.base_url)
 
 
 Operation = Callable[[Route], Awaitable[T]]
@@ -148,7 +148,7 @@ class Sources:
         now = self._clock.monotonic()
         named = [*zip(self.servers, self._server_health, strict=True)]
         named += [(proxy or "DIRECT", health) for proxy, health in zip(self.proxies, self._proxy_health, strict=True)]
-        return [SourceStatus(name, health.state(now).value) for name, health in named]
+        return [SourceStatus(without_login(name), health.state(now).value) for name, health in named]
 
     def begin(self) -> Attempts:
         """The order in which a new transfer tries them."""

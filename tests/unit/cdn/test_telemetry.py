@@ -112,6 +112,14 @@ def test_a_hostile_name_can_neither_forge_a_log_line_nor_steer_a_terminal(stream
     assert "\x9b" not in written
 
 
+@pytest.mark.parametrize("log_format", ["json", "console"])
+def test_a_password_in_a_url_is_not_logged(stream, log_format):
+    log_to(stream, level="info", log_format=log_format)
+    event("edge.upstream.failed", url="http://reader:secret@one.example.org/x")
+    assert "secret" not in stream.getvalue()
+    assert "one.example.org" in stream.getvalue()
+
+
 def test_json_lines_carry_level_time_name_and_fields(stream):
     log_to(stream, level="info", log_format="json")
     event("edge.upstream.lost", level="warning", url="http://a/", event="no", size=3, where=ValueError("x"))

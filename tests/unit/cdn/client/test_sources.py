@@ -204,6 +204,12 @@ async def test_files_of_this_machine_are_not_asked_for_through_proxies():
     assert peer.routes[0].proxy is None
 
 
+def test_the_state_of_sources_is_told_without_their_passwords():
+    asked = sources("http://u:secret@a/r", proxies=(("http://u:secret@p1",), (None,)))
+    assert [source.name for source in asked.status()] == ["http://***@a/r", "http://***@p1", "DIRECT"]
+    assert str(Route("http://u:secret@a/r", "http://u:secret@p1")) == "http://***@a/r through http://***@p1"
+
+
 async def test_giving_up_leaves_nothing_running():
     started, never = asyncio.Event(), asyncio.Event()
     asked = sources(A, B)
