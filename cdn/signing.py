@@ -136,6 +136,16 @@ class SignedText:
         complete.verify(key, scheme)
         return complete
 
+    def check_body(self) -> None:
+        """Returns if the body has the digest it names, which says that it is whole and not who wrote it.
+
+        Raises:
+            HashMismatchError: the body was changed.
+        """
+        actual = digest_of(self.digest.algorithm, self.body)
+        if actual != self.digest:
+            raise HashMismatchError(self.document, actual.text)
+
     def verify(self, key: PublicKey, scheme: Scheme) -> None:
         """Returns if the body has the digest it names and the key signed that digest.
 
@@ -143,9 +153,7 @@ class SignedText:
             HashMismatchError: the body was changed.
             SignatureError: the signature is not by this key.
         """
-        actual = digest_of(self.digest.algorithm, self.body)
-        if actual != self.digest:
-            raise HashMismatchError(self.document, actual.text)
+        self.check_body()
         check_key(key, self.document)
         if isinstance(key, rsa.RSAPublicKey):
             is_valid = _rsa_opens_to(key, self.signature, scheme.payload(self.signed_bytes))

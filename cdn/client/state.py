@@ -9,18 +9,20 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Final
+from typing import Final, TypeVar
 
 from cdn.client.bootstrap import NOTHING_KNOWN, Authority, Known, Verified, verify
 from cdn.errors import CdnError, DocumentError
 from cdn.keyfiles import write_file
-from cdn.manifest import NUMBER_MAX
-from cdn.signing import DOCUMENT_BYTES_MAX
+from cdn.manifest import NUMBER_MAX, Manifest
+from cdn.signing import DOCUMENT_BYTES_MAX, SignedText, body_of
 from cdn.telemetry import event
 from cdn.trust import Breadcrumb
+from cdn.whitelist import Whitelist
 
+_Document = TypeVar("_Document")
 _NEWEST: Final = "newest"
 _DOCUMENTS: Final = ("manifest", "whitelist", "certificate")
 _MODE: Final = 0o600
@@ -39,7 +41,16 @@ class RepositoryState:
         self._fqrn = fqrn
 
     def known(self) -> Known:
-        """What was believed before; a damaged note is reported and counts as none."""
+        """What was believed before, as the documents kept say, or the note where one of them is damaged."""
+        noted = self._noted()
+        manifest, whitelist = self._kept("manifest", Manifest.parse), self._kept("whitelist", Whitelist.parse)
+        return Known(
+            noted.breadcrumb if manifest is None else Breadcrumb.of(manifest),
+            noted.whitelist_created if whitelist is None else whitelist.created_at,
+        )
+
+    def _noted(self) -> Known:
+        """What the note says; a damaged one is reported and counts as none."""
         try:
             text = self._read(_NEWEST).decode("ascii")
         except OSError:
@@ -51,6 +62,15 @@ class RepositoryState:
         except DocumentError as error:
             event("client.state.damaged", level="warning", repository=self._fqrn, reason=str(error))
             return NOTHING_KNOWN
+
+    def _kept(self, name: str, parse: Callable[[bytes], _Document]) -> _Document | None:
+        """A document kept, if it is whole; it was verified before it was written."""
+        try:
+            signed = SignedText.parse(name, self._read(name))
+            signed.check_body()
+            return parse(signed.body)
+        except (OSError, CdnError):
+            return None
 
     def remember(self, verified: Verified) -> None:
         """Notes what was verified, unless something newer is noted.
@@ -107,9 +127,6 @@ def _contents(verified: Verified) -> tuple[bytes, bytes, bytes]:
 
 def _still_valid(whitelist: bytes) -> float:
     """A time at which the whitelist is not expired yet."""
-    from cdn.signing import body_of
-    from cdn.whitelist import Whitelist
-
     return Whitelist.parse(body_of(whitelist)).expires_at - 1
 
 

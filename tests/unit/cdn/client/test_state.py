@@ -57,10 +57,38 @@ def test_it_never_goes_back(tmp_path, signer, authority):
         "\xff" * 9,
     ],
 )
-def test_a_damaged_note_counts_as_none(tmp_path, signer, authority, text):
+def test_a_damaged_note_is_made_good_by_the_documents(tmp_path, signer, authority, text):
     state = RepositoryState(tmp_path, FQRN)
     state.remember(verified(signer, authority))
     (tmp_path / FQRN / "newest").write_text(text, encoding="latin-1")
+    assert state.known() == Known(Breadcrumb(signer.digest(b"5"), NOW, 5), NOW)
+
+
+def test_a_note_that_was_changed_to_a_higher_revision_does_not_lock_anybody_out(tmp_path, signer, authority):
+    state = RepositoryState(tmp_path, FQRN)
+    state.remember(verified(signer, authority))
+    note = tmp_path / FQRN / "newest"
+    note.write_text(note.read_text().replace("R5", "R95"))
+    assert state.known().breadcrumb.revision == 5
+
+
+@pytest.mark.parametrize("damage", [b"", b"nonsense", None])
+def test_where_the_documents_are_damaged_the_note_is_believed(tmp_path, signer, authority, damage):
+    state = RepositoryState(tmp_path, FQRN)
+    state.remember(verified(signer, authority))
+    for name in ("manifest", "whitelist"):
+        file = tmp_path / FQRN / name
+        file.write_bytes(
+            file.read_bytes().replace(b"S5", b"S6").replace(b"2023", b"2022") if damage is None else damage
+        )
+    assert state.known() == Known(Breadcrumb(signer.digest(b"5"), NOW, 5), NOW)
+
+
+def test_where_everything_is_damaged_nothing_is_known(tmp_path, signer, authority):
+    state = RepositoryState(tmp_path, FQRN)
+    state.remember(verified(signer, authority))
+    for name in ("newest", "manifest", "whitelist"):
+        (tmp_path / FQRN / name).write_bytes(b"nonsense")
     assert state.known() == NOTHING_KNOWN
 
 
