@@ -364,9 +364,7 @@ class Mirror:
         return Reflog(self.fqrn)
 
     def _unwritable(self, error: OSError) -> StorageError:
-        said = (
-            f"the replica of {self.fqrn} cannot keep its work below {self._folder}: {error.strerror or error}"
-        )
+        said = f"the replica of {self.fqrn} cannot keep its work below {self._folder}: {error.strerror or error}"
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             return StorageFullError(f"{said}; free some space and try again")
         return StorageError(said)

@@ -186,9 +186,17 @@ class Puller:
             self._complete.add(digest)
         return True
 
-    async def fetch(self, name: ObjectName, size_max: int) -> int:
-        """Copies one object, verified, whether it is there or not; gives its size."""
-        done = await self._sources.fetch(name.path, lambda route: self._download(route, name, size_max))
+    async def fetch(self, name: ObjectName, size_max: int, size: int = 0) -> int:
+        """Copies one object, verified, whether it is there or not; gives its size.
+
+        Args:
+            name: which.
+            size_max: more than this is refused.
+            size: about how large it is, where that is known: a large one may take its time.
+        """
+        done = await self._sources.fetch(
+            name.path, lambda route: self._download(route, name, size_max), size=min(size, size_max)
+        )
         self.counts.objects += 1
         self.counts.bytes += done
         return done
@@ -223,7 +231,7 @@ class Puller:
         try:
             if await self.is_complete(reference.digest):
                 return
-            await self._fetch_catalog(name, reference.path)
+            await self._fetch_catalog(name, reference.path, reference.size)
             nested = await self._queue_objects(name, reference.path, awaited)
         finally:
             self._slots.release()
@@ -278,14 +286,16 @@ class Puller:
         self._plain_file(name).unlink()
         return previous
 
-    async def _fetch_catalog(self, name: ObjectName, path: str) -> None:
+    async def _fetch_catalog(self, name: ObjectName, path: str, size: int = 0) -> None:
         """Fetches a catalog into the work folder, where it waits until what is below it is stored."""
         if self._stored_file(name).exists():
             return
         sink = _FileSink(self._stored_file(name))
         try:
-            size = await self._sources.fetch(
-                name.path, lambda route: self._download(route, name, CATALOG_BYTES_MAX, sink)
+            done = await self._sources.fetch(
+                name.path,
+                lambda route: self._download(route, name, CATALOG_BYTES_MAX, sink),
+                size=min(size, CATALOG_BYTES_MAX),
             )
         except AllSourcesFailedError as error:
             if not path and error.causes and all(isinstance(cause, NotFoundError) for cause in error.causes):
@@ -293,7 +303,7 @@ class Puller:
             raise
         self.counts.objects += 1
         self.counts.catalogs += 1
-        self.counts.bytes += size
+        self.counts.bytes += done
 
     async def _keep(self, name: ObjectName) -> None:
         """Stores a catalog whose closure is stored, after making that durable."""
@@ -331,12 +341,12 @@ class Puller:
             return
         self._wanted[name] = [awaited]
         self._progress.expect(1)
-        await self._queue.put((name, object_bytes_max(size, self._settings.object_bytes_max)))
+        await self._queue.put((name, size))
 
     async def _fetch_objects(self) -> None:
         while True:
-            name, size_max = await self._queue.get()
-            await self.fetch(name, size_max)
+            name, size = await self._queue.get()
+            await self.fetch(name, object_bytes_max(size, self._settings.object_bytes_max), size)
             fault_point("replica.object.stored")
             self._progress.advance()
             for awaited in self._wanted.pop(name):

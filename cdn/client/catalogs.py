@@ -10,7 +10,7 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from cdn.catalog.entries import Entry
@@ -39,12 +39,14 @@ class Mount:
         digest: of the stored catalog.
         is_bind: whether it was made for another place (spec §5.9).
         fetch_path: where it is fetched from, if not from its usual place.
+        size_about: how large it is said to be, 0 where nobody says; tools that write it wrong do no harm.
     """
 
     path: str
     digest: Digest
     is_bind: bool = False
     fetch_path: str = ""
+    size_about: int = field(default=0, compare=False)
 
 
 @dataclass(slots=True, eq=False)
@@ -117,7 +119,7 @@ class CatalogPool:
     async def _load(self, mount: Mount) -> _Open:
         name = ObjectName(mount.digest, Kind.CATALOG)
         document = f"catalog {mount.path or '/'}"
-        wanted = Wanted(name, size_max=CATALOG_BYTES_MAX, path=mount.fetch_path)
+        wanted = Wanted(name, size_max=CATALOG_BYTES_MAX, size_about=mount.size_about, path=mount.fetch_path)
         try:
             content, catalog = await self._opened(wanted, document)
         except FileNotFoundError:  # another process made room in the cache in just this moment
@@ -203,7 +205,8 @@ def _next_mount(opened: _Open, path: str) -> Mount | None:
     if found is None:
         return None
     is_bind = catalog.bind_mountpoint_at(found.path) is not None
-    return Mount(opened.outside(found.path), found.digest, is_bind or _is_moved(opened, found))
+    is_elsewhere = is_bind or _is_moved(opened, found)
+    return Mount(opened.outside(found.path), found.digest, is_elsewhere, size_about=found.size)
 
 
 def _is_moved(opened: _Open, reference: NestedReference) -> bool:

@@ -39,6 +39,7 @@ class Wanted:
         compression: how it is stored.
         size: of its plain content; anything else is refused. `SIZE_UNKNOWN` where nobody says.
         size_max: the limit where the size is unknown.
+        size_about: how large it is said to be there, which is not held against it.
         path: where to fetch it from, if not from its usual place.
     """
 
@@ -46,6 +47,7 @@ class Wanted:
     compression: Compression = Compression.ZLIB
     size: int = SIZE_UNKNOWN
     size_max: int = 0
+    size_about: int = 0
     path: str = ""
 
     @property
@@ -143,9 +145,8 @@ class ObjectReader:
                 return cached
         async with self._slots:
             path = wanted.path or wanted.name.path
-            return await self._sources.fetch(
-                path, lambda route: self._fetch(route, path, wanted), size=max(wanted.size, 0)
-            )
+            size = min(wanted.size_about, wanted.size_max) if wanted.size == SIZE_UNKNOWN else wanted.size
+            return await self._sources.fetch(path, lambda route: self._fetch(route, path, wanted), size=size)
 
     async def _fetch(self, route: Route, path: str, wanted: Wanted) -> Content:
         request = route.request(path)

@@ -359,7 +359,7 @@ class MountedRepository:
 def _root_mount(manifest: Manifest) -> Mount:
     name = ObjectName(manifest.root_catalog, Kind.CATALOG)
     path = bootstrap_path(name, alternative=True) if manifest.alternative_names else ""
-    return Mount("", manifest.root_catalog, fetch_path=path)
+    return Mount("", manifest.root_catalog, fetch_path=path, size_about=manifest.root_catalog_bytes or 0)
 
 
 def _chosen(pin: Pin, history: History | None, fqrn: str) -> Tag:

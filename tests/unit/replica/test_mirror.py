@@ -530,6 +530,21 @@ async def test_a_manifest_changed_on_disk_is_found(publication, server, store, f
     assert [problem.kind.value for problem in await problems(made, folder)] == ["not to be believed"]
 
 
+async def test_sources_are_told_how_large_an_object_is_so_that_it_gets_its_time(publication, server, store, folder):
+    told: dict[str, int] = {}
+
+    class Listening(Sources):
+        async def fetch(self, what, operation, *, size=0):
+            told[what] = size
+            return await super().fetch(what, operation, size=size)
+
+    made = mirror(publication, store, folder, {ONE: server})
+    made.sources = Listening((ONE,), clock=ManualClock())
+    await made.sync()
+    chunk = next(path for path in publication.served if path.endswith("P"))
+    assert told[chunk] == max(told.values()) >= 16 << 10
+
+
 async def test_a_slow_object_does_not_hold_up_what_does_not_need_it(publication, server, store, folder):
     gate = asyncio.Event()
     slow = next(path for path in publication.served if path.endswith("P"))

@@ -200,6 +200,24 @@ async def test_a_blacklisted_revision_is_refused_however_it_is_chosen(publicatio
             await repository.pinned(Pin(tag="v1"))
 
 
+async def test_sources_are_told_how_large_a_catalog_is_so_that_it_gets_its_time(publication):
+    told: dict[str, int] = {}
+    async with await opened(publication, {ONE: Server(publication.served)}) as repository:
+        fetch = repository.sources.fetch
+
+        async def listening(what, operation, *, size=0):
+            told[what] = size
+            return await fetch(what, operation, size=size)
+
+        repository.sources.fetch = listening
+        root = publication.publish({"/n/file": b"other"}, ["/n"])
+        await repository.refresh()
+        nested = (await repository.files.tree.mount_of("/n/file")).digest
+    manifest = repository.manifest
+    assert told[ObjectName(root, Kind.CATALOG).path] == manifest.root_catalog_bytes
+    assert told[ObjectName(nested, Kind.CATALOG).path] >= 4096
+
+
 def test_only_one_way_of_choosing_is_taken():
     with pytest.raises(UsageError):
         Pin(tag="v1", revision=1)
