@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cdn.catalog.entries import decode_name
 from cdn.catalog.paths import NAME_BYTES_MAX, PATH_BYTES_MAX
+from cdn.catalog.rows import encode_plain_file
 from cdn.chunking import CHUNKED_ABOVE_BYTES
 from cdn.objects import Kind, ObjectName
 from stratum0.content import index_row
@@ -170,8 +171,7 @@ def _batches(files: Statuses) -> Iterator[Statuses]:
 
 
 def _row(key: bytes, name: bytes, status: os.stat_result, piece: StoredPiece, content: ContentStore) -> Row:
-    return new_file_row(
-        key + b"\0" + name,
+    columns = encode_plain_file(
         decode_name(name),
         size=piece.size,
         mode=status.st_mode,
@@ -182,3 +182,4 @@ def _row(key: bytes, name: bytes, status: os.stat_result, piece: StoredPiece, co
         plain_digest=piece.plain_digest,
         compression=content.settings.compression,
     )
+    return new_file_row(key + b"\0" + name, columns)

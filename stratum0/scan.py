@@ -14,19 +14,19 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
 
-from cdn.catalog.entries import XATTR_BYTES_MAX, XATTR_COUNT_MAX, Entry, decode_name
+from cdn.catalog.entries import Entry, decode_name
 from cdn.catalog.nesting import AUTO_MARKER, CATALOG_MARKER, Dirtab
 from cdn.clock import Clock, SystemClock
-from cdn.compression import Compression
 from cdn.errors import StorageError
 from cdn.telemetry import NullProgress, Progress
 from stratum0.changes import Change, ChangeKind, ChangeSink, is_at_or_below, parent_of
 from stratum0.content import StoredContent
 from stratum0.jobs import FileChanged
 from stratum0.new_folder import NewFolder, StoredFolder, listed
+from stratum0.source_entries import SourceEntries, says_the_same
 from stratum0.sources import (
     Records,
     SourceMemory,
@@ -55,9 +55,7 @@ DOUBTS_MAX: Final = 200_000
 _ALWAYS_LEFT_OUT: Final = frozenset({b".cvmfs"})
 _MARKERS: Final = frozenset({CATALOG_MARKER.encode(), AUTO_MARKER.encode()})
 _NOT_ALWAYS_TAKEN: Final = _ALWAYS_LEFT_OUT | _MARKERS
-_NOT_PUBLISHED_XATTRS: Final = frozenset({"security.selinux", "security.ima", "security.evm"})
 _NANO: Final = 1_000_000_000
-_DIRECTORY_SIZE: Final = 4096
 
 Warn = Callable[[str], None]
 
@@ -175,7 +173,7 @@ class Scanner:
         self._pipeline = pipeline
         self._sink = sink
         self._dirtab = dirtab
-        self._with_xattrs = with_xattrs
+        self._entries = SourceEntries(with_xattrs=with_xattrs, warn=warn)
         self._by_folder = by_folder and not with_xattrs
         self._progress = progress or NullProgress()
         self._warn = warn
@@ -197,7 +195,7 @@ class Scanner:
         status = os.stat(self._source)
         base = self._tree.find(self._target)
         is_fresh = base is None or not base.is_directory
-        self._put_if_different(self._target, self._entry(_name(self._target), self._source, status), base)
+        self._put_if_different(self._target, self._entries.entry(_name(self._target), self._source, status), base)
         self._todo = [(b"", is_fresh)]
         while self._todo or (self._by_folder and self._pipeline.wait()):
             while self._todo:
@@ -322,7 +320,7 @@ class Scanner:
             is_new = name not in view.known or not is_directory_record(view.known[name])
         else:
             is_new = before is None or not before.is_directory
-        entry = self._entry(text, self._file(_join(folder.relative, name)), status)
+        entry = self._entries.entry(text, self._file(_join(folder.relative, name)), status)
         if is_new:
             self._memory.forget(_join(folder.relative, name))
             self._stage(Change(path, ChangeKind.CLEAR, entry))
@@ -407,7 +405,7 @@ class Scanner:
         found = content.found if content is not None else ()
         for name, old in zip(names, before, strict=True):
             text = decode_name(name)
-            entry = self._entry(text, file, status, content, group, len(names) if group else 1)
+            entry = self._entries.entry(text, file, status, content, group, len(names) if group else 1)
             self._put_if_different(f"{folder.path}/{text}", entry, old, found)
         self._progress.advance(len(names))
 
@@ -430,7 +428,7 @@ class Scanner:
         return {e.name: e for e in self._tree.listing(folder.path) if e.name.encode("utf-8", "replace") not in hidden}
 
     def _put_if_different(self, path: str, entry: Entry, before: Entry | None, found: tuple[str, ...] = ()) -> None:
-        if before is None or comparable(entry) != comparable(before):
+        if before is None or not says_the_same(entry, before):
             self._stage(Change(path, ChangeKind.PUT, entry), found)
 
     def _remove(self, folder: _Folder, text: str) -> None:
@@ -478,49 +476,6 @@ class Scanner:
             return False
         return True
 
-    def _entry(
-        self,
-        name: str,
-        file: bytes,
-        status: os.stat_result,
-        content: StoredContent | None = None,
-        group: int = 0,
-        link_count: int = 1,
-    ) -> Entry:
-        """The entry of a file as it would be published."""
-        mode = status.st_mode
-        target = decode_name(os.readlink(file)) if stat.S_ISLNK(mode) else ""
-        fields = content.entry_fields if content is not None else _fields_without_content(status, target)
-        return Entry(
-            name=name,
-            mode=mode,
-            mtime=status.st_mtime_ns // _NANO,
-            mtime_ns=status.st_mtime_ns % _NANO,
-            uid=status.st_uid,
-            gid=status.st_gid,
-            symlink=target,
-            hardlink_group=group,
-            link_count=link_count,
-            xattrs=self._xattrs(file) if self._with_xattrs else (),
-            **fields,
-        )
-
-    def _xattrs(self, file: bytes) -> tuple[tuple[bytes, bytes], ...]:
-        """The extended attributes that the format can hold, in key order."""
-        found: list[tuple[bytes, bytes]] = []
-        for key in os.listxattr(file, follow_symlinks=False):
-            if key in _NOT_PUBLISHED_XATTRS:
-                continue
-            raw = os.fsencode(key)
-            value = os.getxattr(file, key, follow_symlinks=False)
-            if len(raw) > XATTR_BYTES_MAX or len(value) > XATTR_BYTES_MAX or len(found) >= XATTR_COUNT_MAX:
-                self._warn(
-                    f"the extended attribute {key} of {decode_name(file)} is left out: the format cannot hold it"
-                )
-                continue
-            found.append((raw, value))
-        return tuple(sorted(found))
-
     def _now_ns(self) -> int:
         return int(self._clock.now() * _NANO)
 
@@ -529,36 +484,6 @@ class Scanner:
 
     def _path(self, relative: bytes) -> str:
         return f"{self._target}/{decode_name(relative)}" if relative else self._target
-
-
-def _fields_without_content(status: os.stat_result, target: str) -> dict[str, Any]:
-    """Size and device of what is no regular file."""
-    if stat.S_ISDIR(status.st_mode):
-        return {"size": _DIRECTORY_SIZE}
-    if stat.S_ISLNK(status.st_mode):
-        return {"size": len(target.encode("utf-8", "surrogateescape"))}
-    return {"device": status.st_rdev}
-
-
-def comparable(entry: Entry) -> Entry:
-    """An entry without what is not the source's to say: roles of catalogs, groups, link counts of directories."""
-    size = entry.size
-    if entry.is_directory:
-        size = _DIRECTORY_SIZE
-    elif entry.is_symlink:
-        size = len(entry.symlink.encode("utf-8", "surrogateescape"))
-    return replace(
-        entry,
-        size=size,
-        hardlink_group=0,
-        link_count=1 if entry.is_directory else entry.link_count,
-        plain_digest=None,
-        chunks=tuple(replace(chunk, plain_digest=None) for chunk in entry.chunks),
-        is_chunked=bool(entry.chunks),
-        compression=entry.compression if entry.is_file else Compression.ZLIB,
-        is_nested_mountpoint=False,
-        is_nested_root=False,
-    )
 
 
 def _link_groups(records: Records) -> dict[bytes, tuple[bytes, ...]]:

@@ -28,7 +28,7 @@ from cdn.catalog.entries import (
     decode_name,
     encode_name,
 )
-from cdn.catalog.rows import decode_row, encode_plain_file, encode_row
+from cdn.catalog.rows import decode_row, encode_row
 from cdn.errors import StorageError
 from cdn.hashing import Algorithm, Digest
 from cdn.objects import Kind, ObjectName
@@ -36,8 +36,6 @@ from stratum0.changes import Change, ChangeKind
 
 if TYPE_CHECKING:
     from types import TracebackType
-
-    from cdn.compression import Compression
 
 _BATCH: Final = 5_000
 _LISTED: Final = 64
@@ -334,41 +332,15 @@ def row_of(change: Change) -> Row:
     return (key, _NUMBERS[change.kind], *row[4:], chunks)
 
 
-def new_file_row(
-    key: bytes,
-    name: str,
-    *,
-    size: int,
-    mode: int,
-    mtime_ns: int,
-    uid: int,
-    gid: int,
-    digest: Digest,
-    plain_digest: bytes,
-    compression: Compression,
-) -> Row:
+def new_file_row(key: bytes, columns: Row) -> Row:
     """The row of a regular file that is put where nothing is: one object, no other names, no extended attributes.
 
     It is `row_of` without the values in between, which are most of the work where files are small and many.
 
     Args:
         key: of its path.
-        name: the last component.
-        size, mode, uid, gid: its status.
-        mtime_ns: nanoseconds since the epoch.
-        digest, plain_digest, compression: its content.
+        columns: what `encode_plain_file` made of it.
     """
-    columns = encode_plain_file(
-        name,
-        size=size,
-        mode=mode,
-        mtime_ns=mtime_ns,
-        uid=uid,
-        gid=gid,
-        digest=digest,
-        plain_digest=plain_digest,
-        compression=compression,
-    )
     return (key, _PUT, *columns, None)
 
 
