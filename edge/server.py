@@ -16,12 +16,12 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from cdn.clock import Clock, SystemClock
+from cdn.daemon import HttpListener, operator_application
 from cdn.errors import UsageError
 from cdn.telemetry import event
 from cdn.transport.base import Fetcher
 from cdn.transport.http import HttpFetcher, HttpSettings
 from edge.access_log import AccessLog
-from edge.admin import AdminListener
 from edge.collapsing import Flights
 from edge.config import EdgeConfig, FetchSettings, LifetimeSettings, listen_address
 from edge.content import Lifetimes, digest_of_key
@@ -62,7 +62,7 @@ class EdgeServer:
         self.statistics = Statistics()
         self._sockets: list[socket.socket] = []
         self._listeners: list[asyncio.Server] = []
-        self._admin: AdminListener | None = None
+        self._admin: HttpListener | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._flights = Flights()
         self._supplies: Supplies | None = None
@@ -241,7 +241,9 @@ class EdgeServer:
 
     async def _start_admin(self) -> None:
         if self._config.admin.listen:
-            admin = AdminListener(self.status, self.metrics, lambda: not self.is_draining)
+            admin = HttpListener(
+                operator_application(status=self.status, metrics=self.metrics, is_ready=lambda: not self.is_draining)
+            )
             await admin.start(*listen_address(self._config.admin.listen))
             self._admin, self.admin_address = admin, admin.address
 

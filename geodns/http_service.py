@@ -1,4 +1,4 @@
-"""The two HTTP listeners: one for the operator, one for CernVM-FS clients that ask the Geo API."""
+"""The Geo API over HTTP, which CernVM-FS clients ask for the order of servers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,7 @@ from typing import Final
 
 from aiohttp import web
 
-from cdn.errors import UsageError
 from geodns.config import GeoApiSettings
-from geodns.edge_health import EdgeHealth
 from geodns.geo import Geography, Location, Position, packed_address
 from geodns.geo_api import (
     LOOKUP_COUNT_LOCATOR,
@@ -21,73 +19,9 @@ from geodns.geo_api import (
     order_servers,
     parse_geo_path,
 )
-from geodns.metrics import render_metrics
 from geodns.name_lookup import SystemNameLookup
-from geodns.statistics import Statistics
 
 HEADER_BYTES_MAX: Final = 8190
-STOP_SECONDS: Final = 2.0
-
-
-class HttpListener:
-    """Serves one application on one address."""
-
-    def __init__(self, application: web.Application) -> None:
-        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=STOP_SECONDS)
-        self.address = ("", 0)
-
-    async def start(self, host: str, port: int) -> None:
-        """Begins to listen; `address` then says where.
-
-        Raises:
-            UsageError: if the address cannot be had.
-        """
-        await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, host, port, reuse_address=True).start()
-        except OSError as error:
-            await self._runner.cleanup()
-            raise UsageError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
-        bound = self._runner.addresses[0]
-        self.address = (bound[0], bound[1])
-
-    async def stop(self) -> None:
-        """Stops listening and ends what is open."""
-        await self._runner.cleanup()
-
-
-# ------------------------------------------------------------------------------------------------------------- operator
-
-
-def admin_application(
-    statistics: Statistics,
-    marks: Callable[[], Mapping[str, EdgeHealth]],
-    status: Callable[[], dict[str, object]],
-) -> web.Application:
-    """Returns the operator's application: ``/metrics``, ``/status`` and ``/healthz``.
-
-    Args:
-        statistics: the counters.
-        marks: gives what is known of each edge.
-        status: describes the server for people and scripts.
-    """
-
-    async def metrics(_request: web.Request) -> web.Response:
-        body = render_metrics(statistics, marks)
-        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
-
-    async def state(_request: web.Request) -> web.Response:
-        return web.json_response(status())
-
-    async def alive(_request: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
-
-    application = web.Application()
-    application.add_routes([web.get("/metrics", metrics), web.get("/status", state), web.get("/healthz", alive)])
-    return application
-
-
-# -------------------------------------------------------------------------------------------------------------- Geo API
 
 
 class GeoApiService:

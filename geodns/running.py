@@ -1,23 +1,16 @@
-"""A GeoDNS server as a process: signals, reloads, and asking one how it is."""
+"""A GeoDNS server as a process, and asking one how it is."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-import signal
-import urllib.error
-import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
 
-from cdn.errors import CdnError, TransportError, UnreachableError, UsageError
+from cdn import daemon
+from cdn.errors import CdnError
 from cdn.telemetry import event
 from geodns.config import GeoDnsConfig, load
 from geodns.server import GeoDnsServer
-
-STATUS_BYTES_MAX: Final = 16 << 20
-STATUS_SECONDS: Final = 10.0
 
 
 def run_until_stopped(config_path: Path, config: GeoDnsConfig, on_ready: Callable[[str], None]) -> None:
@@ -29,73 +22,39 @@ def run_until_stopped(config_path: Path, config: GeoDnsConfig, on_ready: Callabl
         on_ready: told one sentence once queries are answered.
 
     Raises:
-        CdnError: if the server cannot start.
+        CdnError: the server cannot start.
     """
-    try:
-        import uvloop
-    except ImportError:  # slower, but the same
-        asyncio.run(_serve(config_path, config, on_ready))
-    else:
-        uvloop.run(_serve(config_path, config, on_ready))
+    daemon.run_until_stopped(lambda: _GeoDnsService(config_path, config), on_ready)
 
 
-async def _serve(config_path: Path, config: GeoDnsConfig, on_ready: Callable[[str], None]) -> None:
-    loop = asyncio.get_running_loop()
-    stopped, hung_up = asyncio.Event(), asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    loop.add_signal_handler(signal.SIGHUP, hung_up.set)
-    server = GeoDnsServer(config)
-    await server.start()
-    on_ready("answering on " + ", ".join(f"{host} port {port}" for host, port in server.addresses))
-    reloads = asyncio.create_task(_reload_on(hung_up, server, config_path))
-    try:
-        await stopped.wait()
-    finally:
-        reloads.cancel()
-        await asyncio.gather(reloads, return_exceptions=True)
-        await server.stop()
+class _GeoDnsService:
+    """A `daemon.Service`."""
+
+    def __init__(self, config_path: Path, config: GeoDnsConfig) -> None:
+        self._config_path = config_path
+        self._server = GeoDnsServer(config)
+
+    async def start(self) -> Iterable[str]:
+        await self._server.start()
+        return ["answering on " + ", ".join(f"{host} port {port}" for host, port in self._server.addresses)]
+
+    async def reload(self) -> None:
+        try:
+            config = await asyncio.to_thread(load, self._config_path)
+        except CdnError as error:
+            self._server.note_failed_reload()
+            event("geodns.reload.refused", level="error", reason=str(error))
+            return
+        try:
+            await self._server.reload(config)
+        except CdnError as error:
+            event("geodns.reload.refused", level="error", reason=str(error))
+
+    async def stop(self) -> None:
+        await self._server.stop()
         event("geodns.server.stopped")
 
 
-async def _reload_on(hung_up: asyncio.Event, server: GeoDnsServer, config_path: Path) -> None:
-    while True:
-        await hung_up.wait()
-        hung_up.clear()
-        try:
-            config = await asyncio.to_thread(load, config_path)
-        except CdnError as error:
-            server.note_failed_reload()
-            event("geodns.reload.refused", level="error", reason=str(error))
-            continue
-        try:
-            await server.reload(config)
-        except CdnError as error:
-            event("geodns.reload.refused", level="error", reason=str(error))
-
-
 def fetch_status(admin_url: str) -> dict[str, object]:
-    """Asks a running server how it is.
-
-    Args:
-        admin_url: its operator's listener.
-
-    Raises:
-        UsageError: if this is no http URL.
-        TransportError: if it does not answer, or something else does.
-    """
-    url = admin_url.rstrip("/") + "/status"
-    if not url.startswith(("http://", "https://")):
-        raise UsageError(f"{admin_url!r} is no URL such as http://127.0.0.1:9153")
-    try:
-        with urllib.request.urlopen(url, timeout=STATUS_SECONDS) as reply:  # noqa: S310 -- the scheme was checked
-            document = json.loads(reply.read(STATUS_BYTES_MAX))
-    except urllib.error.HTTPError as error:
-        raise TransportError(url, f"the server answered {error.code}") from error
-    except OSError as error:
-        raise UnreachableError(url, str(getattr(error, "reason", error))) from error
-    except ValueError as error:
-        raise TransportError(url, "this is not the operator's listener of a GeoDNS server") from error
-    if not isinstance(document, dict):
-        raise TransportError(url, "this is not the operator's listener of a GeoDNS server")
-    return document
+    """Asks a running server how it is; see `daemon.ask_status`."""
+    return daemon.ask_status(admin_url, what="a GeoDNS server", example="http://127.0.0.1:9153", has="zones")

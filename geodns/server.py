@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Final
 
 from cdn.clock import Clock, SystemClock
+from cdn.daemon import HttpListener, operator_application
 from cdn.errors import CdnError, UsageError
 from cdn.telemetry import event
 from geodns.answer import Authority
@@ -24,8 +25,9 @@ from geodns.edge_health import EdgeHealth
 from geodns.geo import Geography, LayeredGeography
 from geodns.geography_files import load_geography
 from geodns.health import HealthChecker, Probe, configured_checks
-from geodns.http_service import GeoApiService, HttpListener, admin_application
+from geodns.http_service import GeoApiService
 from geodns.listeners import DatagramListener, StreamLimits, StreamListener
+from geodns.metrics import render_metrics
 from geodns.name_lookup import SystemNameLookup
 from geodns.responder import Responder
 from geodns.routing import HealthView
@@ -226,7 +228,11 @@ class GeoDnsServer:
 
     async def _start_http(self) -> None:
         if self._config.admin.listen:
-            application = admin_application(self.statistics, lambda: self.health, self.status)
+            application = operator_application(
+                status=self.status,
+                metrics=lambda: render_metrics(self.statistics, lambda: self.health),
+                is_ready=lambda: bool(self._datagrams),
+            )
             self.admin_address = await self._start_listener(HttpListener(application), self._config.admin.listen)
         settings = self._config.geo_api
         if settings.listen:
