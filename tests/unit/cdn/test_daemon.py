@@ -1,0 +1,123 @@
+"""Services as processes: they heed signals, and an operator can ask them how they are."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import Iterable
+
+import pytest
+
+from cdn.daemon import HttpListener, ask_status, operator_application, run_until_stopped
+from cdn.errors import TransportError, UnreachableError, UsageError
+
+
+class NotingService:
+    """Notes what is asked of it; a reload ends it."""
+
+    def __init__(self) -> None:
+        self.noted: list[str] = []
+
+    async def start(self) -> Iterable[str]:
+        self.noted.append("start")
+        return ["serving here", "status there"]
+
+    async def reload(self) -> None:
+        self.noted.append("reload")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    async def stop(self) -> None:
+        self.noted.append("stop")
+
+
+class FailingService(NotingService):
+    """Cannot start."""
+
+    async def start(self) -> Iterable[str]:
+        raise UsageError("the address is taken")
+
+
+def test_a_service_reloads_on_hangup_and_stops_when_terminated() -> None:
+    service, said = NotingService(), []
+
+    def ready(sentence: str) -> None:
+        said.append(sentence)
+        if len(said) == 2:
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    run_until_stopped(lambda: service, ready)
+    assert said == ["serving here", "status there"]
+    assert service.noted == ["start", "reload", "stop"]
+
+
+def test_a_service_that_cannot_start_says_why() -> None:
+    with pytest.raises(UsageError, match="taken"):
+        run_until_stopped(FailingService, lambda _: None)
+
+
+# ------------------------------------------------------------------------------------------------- the operator's side
+
+
+@pytest.fixture
+async def listener():
+    state = {"ready": True}
+    application = operator_application(
+        status=lambda: {"zones": ["one"]}, metrics=lambda: b"up 1\n", is_ready=lambda: state["ready"]
+    )
+    listener = HttpListener(application)
+    await listener.start("127.0.0.1", 0)
+    listener.state = state  # type: ignore[attr-defined]
+    yield listener
+    await listener.stop()
+
+
+def url_of(listener: HttpListener) -> str:
+    return "http://{}:{}".format(*listener.address)
+
+
+async def get(listener: HttpListener, path: str) -> tuple[int, bytes]:
+    reader, writer = await asyncio.open_connection(*listener.address)
+    writer.write(f"GET {path} HTTP/1.0\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return int(answer.split()[1]), answer.partition(b"\r\n\r\n")[2]
+
+
+async def test_the_operator_sees_health_readiness_and_metrics(listener: HttpListener) -> None:
+    assert await get(listener, "/healthz") == (200, b"ok\n")
+    assert await get(listener, "/metrics") == (200, b"up 1\n")
+    assert await get(listener, "/readyz") == (200, b"ready\n")
+    listener.state["ready"] = False  # type: ignore[attr-defined]
+    assert await get(listener, "/readyz") == (503, b"stopping\n")
+    assert await get(listener, "/healthz") == (200, b"ok\n")
+
+
+async def test_a_status_is_asked_for(listener: HttpListener) -> None:
+    asked = await asyncio.to_thread(ask_status, url_of(listener) + "/", what="a thing", example="http://x", has="zones")
+    assert asked == {"zones": ["one"]}
+
+
+async def test_another_kind_of_service_is_told_from_the_right_one(listener: HttpListener) -> None:
+    with pytest.raises(TransportError, match="not the operator's listener of a thing"):
+        await asyncio.to_thread(ask_status, url_of(listener), what="a thing", example="http://x", has="upstreams")
+
+
+async def test_an_address_that_is_taken_is_named(listener: HttpListener) -> None:
+    other = HttpListener(operator_application(status=dict, metrics=bytes, is_ready=lambda: True))
+    with pytest.raises(UsageError, match=f"127.0.0.1 port {listener.address[1]}"):
+        await other.start(*listener.address)
+
+
+def test_a_service_that_is_not_there_is_unreachable() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with pytest.raises(UnreachableError, match="is it running"):
+        ask_status(f"http://127.0.0.1:{port}", what="a thing", example="http://x", has="zones")
+
+
+def test_what_is_no_url_is_refused() -> None:
+    with pytest.raises(UsageError, match="no URL such as http://x"):
+        ask_status("127.0.0.1:1", what="a thing", example="http://x", has="zones")
