@@ -94,6 +94,10 @@ class RollbackError(TrustError):
     """A document older than one already believed."""
 
 
+class BlacklistedRevisionError(RollbackError):
+    """A revision older than a blacklist allows."""
+
+
 class HashMismatchError(TrustError):
     """Content that does not have the digest it was asked for by.
 

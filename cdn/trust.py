@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from cdn.certificate import Certificate, Fingerprint
 from cdn.errors import (
+    BlacklistedRevisionError,
     ConfigError,
     DocumentError,
     ExpiredError,
@@ -144,11 +145,13 @@ class Blacklist:
         """Returns if this revision of this repository is accepted.
 
         Raises:
-            RollbackError: it is blacklisted.
+            BlacklistedRevisionError: it is blacklisted.
         """
         least = self.revision_min(fqrn)
         if revision < least:
-            raise RollbackError(f"revision {revision} of {fqrn} is blacklisted: nothing below {least} is accepted")
+            raise BlacklistedRevisionError(
+                f"revision {revision} of {fqrn} is blacklisted: nothing below {least} is accepted"
+            )
 
     def lists(self, certificate: Certificate) -> bool:
         """Whether this certificate is refused."""

@@ -31,7 +31,15 @@ from cdn.client.source_list import parse_proxies, parse_servers
 from cdn.client.sources import Sources
 from cdn.client.state import RepositoryState
 from cdn.clock import Clock, SystemClock
-from cdn.errors import CdnError, NameMismatchError, RepositoryError, UsageError
+from cdn.errors import (
+    AllSourcesFailedError,
+    BlacklistedRevisionError,
+    CdnError,
+    NameMismatchError,
+    RepositoryError,
+    RollbackError,
+    UsageError,
+)
 from cdn.hashing import Digest
 from cdn.history import HISTORY_BYTES_MAX, History, Tag
 from cdn.manifest import TTL_SECONDS_DEFAULT, Manifest, is_repository_name
@@ -276,14 +284,22 @@ class MountedRepository:
     # -------------------------------------------------------------------------------------------------------- internals
 
     async def _fetch_documents(self) -> Verified:
-        return await fetch_from_any(
-            self.sources,
-            self._fetcher,
-            self.authority,
-            now=self._clock.now(),
-            known=self._known(),
-            current=self._verified,
-        )
+        try:
+            return await fetch_from_any(
+                self.sources,
+                self._fetcher,
+                self.authority,
+                now=self._clock.now(),
+                known=self._known(),
+                current=self._verified,
+            )
+        except (RollbackError, AllSourcesFailedError) as error:
+            refusal = _as_rollback(error)
+            if refusal is None or self._state is None:
+                raise
+            raise RollbackError(
+                f"{refusal}; if its publisher really made it anew or set it back, remove {self._state.folder}"
+            ) from error
 
     def _known(self) -> Known:
         """The newest that this process or another one believed."""
@@ -380,6 +396,15 @@ def _chosen(pin: Pin, history: History | None, fqrn: str) -> Tag:
 
 
 # ------------------------------------------------------------------------------------------------- putting it together
+
+
+def _as_rollback(error: CdnError) -> RollbackError | None:
+    """The refusal of something older than what is remembered, where that alone stands in the way."""
+    causes = error.causes if isinstance(error, AllSourcesFailedError) else (error,)
+    refusals = [
+        cause for cause in causes if isinstance(cause, RollbackError) and not isinstance(cause, BlacklistedRevisionError)
+    ]
+    return refusals[-1] if refusals and len(refusals) == len(causes) else None
 
 
 async def open_repository(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,27 @@ async def test_an_older_revision_is_refused_after_a_restart(publication, tmp_pat
     async with await opened(publication, {ONE: Server(old)}, tmp_path) as repository:
         assert isinstance(repository.offline_reason, RollbackError)
         assert (repository.revision, await repository.files.read("/file")) == (2, b"two")
+
+
+@pytest.mark.parametrize("urls", [[ONE], [ONE, TWO]], ids=["one server", "two servers"])
+async def test_a_repository_made_anew_is_refused_with_what_to_do(publication, tmp_path, urls):
+    publication.publish({"/file": b"two"})
+    async with await opened(publication, {url: Server(publication.served) for url in urls}, tmp_path):
+        pass
+    anew = Publication()
+    anew.publish({"/file": b"another"}, timestamp=NOW + 10)
+    async with await opened(anew, {url: Server(anew.served) for url in urls}, tmp_path) as repository:
+        assert isinstance(repository.offline_reason, RollbackError)
+        place = str(repository.offline_reason).partition("made it anew or set it back, remove ")[2]
+    shutil.rmtree(place)
+    async with await opened(anew, {url: Server(anew.served) for url in urls}, tmp_path) as repository:
+        assert await repository.files.read("/file") == b"another"
+
+
+async def test_a_blacklisted_revision_is_refused_without_advice_that_does_not_help(publication, tmp_path):
+    blacklist = Blacklist.parse(f"<{publication.fqrn} 5\n".encode())
+    with pytest.raises(RollbackError, match="nothing below 5 is accepted$"):
+        await opened(publication, {ONE: Server(publication.served)}, tmp_path, blacklist=blacklist)
 
 
 async def test_a_current_server_is_found_behind_a_stale_one(publication, tmp_path):

@@ -48,7 +48,7 @@ def is_alive(pid):
 
 async def test_a_program_that_ends_instead_of_answering_is_told_with_its_last_words(processes):
     with pytest.raises(DemoFailedError, match="program did not start: no such luck"):
-        await processes.start(python("import sys; print('line'); sys.exit('no such luck')", never))
+        await processes.start(python("import sys; print('line', flush=True); sys.exit('no such luck')", never))
 
 
 async def test_a_port_that_is_taken_is_told_apart(processes):
