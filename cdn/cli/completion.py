@@ -11,19 +11,11 @@ from cdn.reporting import Output
 SHELLS = ("bash", "zsh", "fish")
 
 
-@click.command(
-    epilog="""
-    \b
-    To install, run the line of your shell once and open a new one:
-      bash  cdn completion bash > ~/.local/share/bash-completion/completions/cdn
-      zsh   cdn completion zsh > "${fpath[1]}/_cdn"
-      fish  cdn completion fish > ~/.config/fish/completions/cdn.fish
-    """
-)
+@click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_obj
 def completion(out: Output, shell: str) -> None:
-    """Print the script that completes `cdn` in SHELL (bash 4.4 or newer, zsh or fish)."""
+    """Print the script that completes `cdn` in your shell (bash 4.4 or newer, zsh or fish)."""
     maker = get_completion_class(shell)
     if maker is None:
         raise UsageError(f"no completion is known for {shell}")

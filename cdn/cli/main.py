@@ -24,6 +24,7 @@ import click
 
 from cdn import __version__
 from cdn.cli.commands import ENTRIES, SECTIONS, Entry
+from cdn.cli.examples import add_examples
 from cdn.cli.exit_codes import EXIT_CODES, OUTPUT_CLOSED
 from cdn.cli.failures import DEBUG_VARIABLE, report_failure
 from cdn.cli.options import LOG_FORMAT_VARIABLE, add_reporting_options, reporting_options
@@ -51,7 +52,7 @@ class LazyGroup(click.Group):
         entry = ENTRIES.get(cmd_name)
         if entry is None or not _is_present(entry):
             return None
-        command = add_reporting_options(_load(entry))
+        command = add_examples(add_reporting_options(_load(entry)), cmd_name)
         self.commands[cmd_name] = command
         return command
 

@@ -17,12 +17,14 @@ from cdn.cli.output import CommandOutput, Settings
 from cdn.telemetry import LogFormat
 
 LOG_FORMAT_VARIABLE = "CDN_LOG_FORMAT"
+_NUMBERS = (type(click.INT), type(click.FLOAT))
 
 
 def add_reporting_options(command: click.Command) -> click.Command:
     """Adds the reporting options to a command and to every command below it, and returns it.
 
-    A group gets none itself: they would stand between its name and its subcommand's.
+    A group gets none itself: they would stand between its name and its subcommand's. Options that take a number are
+    shown as taking N, where click would say INTEGER RANGE.
     """
     if isinstance(command, click.Group):
         for below in command.commands.values():
@@ -30,6 +32,9 @@ def add_reporting_options(command: click.Command) -> click.Command:
             below.short_help = below.short_help or _first_paragraph(below.help or "")
             add_reporting_options(below)
     else:
+        for parameter in command.params:
+            if isinstance(parameter.type, _NUMBERS) and isinstance(parameter, click.Option) and not parameter.count:
+                parameter.metavar = parameter.metavar or "N"
         taken = {name for parameter in command.params for name in parameter.opts}
         command.params.extend(option for option in reporting_options() if taken.isdisjoint(option.opts))
     return command
