@@ -49,10 +49,10 @@ class Between:
 
     def __str__(self) -> str:
         if self.high is None:
-            return f"at least {self.low:g}"
+            return f"at least {self.low:.15g}"
         if self.low is None:
-            return f"at most {self.high:g}"
-        return f"from {self.low:g} to {self.high:g}"
+            return f"at most {self.high:.15g}"
+        return f"from {self.low:.15g} to {self.high:.15g}"
 
     def holds(self, value: float) -> bool:
         """Says whether a value is within the bounds."""

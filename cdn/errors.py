@@ -210,7 +210,8 @@ class AllSourcesFailedError(TransportError):
     """Every server and proxy was tried; `causes` holds what each said."""
 
     def __init__(self, url: str, causes: tuple[Exception, ...]) -> None:
-        said = "; ".join(str(cause) for cause in causes[-4:]) or "no server is configured"
+        each = list(dict.fromkeys(map(str, causes)))  # a source that is asked again says the same again
+        said = "; ".join(each[-4:]) or "no server is configured"
         super().__init__(url, f"every source failed ({said})")
         self.causes = causes
 

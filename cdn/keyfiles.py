@@ -135,7 +135,11 @@ def write_file(path: _Path, content: bytes, mode: int, *, replace: bool) -> None
 def _staged(target: str, content: bytes, mode: int) -> Iterator[str]:
     folder, name = os.path.split(target)
     staged = os.path.join(folder, f".{name}.{secrets.token_hex(8)}")
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_MODE)
+    try:
+        descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, PRIVATE_MODE)
+    except OSError as error:
+        error.filename = target  # what was asked for, not the name on the way to it
+        raise
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)

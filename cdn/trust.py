@@ -320,7 +320,8 @@ class TrustedRepository:
             except SignatureError as error:
                 failure = error
         raise SignatureError(
-            f"the whitelist of {self._fqrn} was signed by none of the {len(self._master_keys)} configured master keys"
+            f"the whitelist of {self._fqrn} was signed by none of the {len(self._master_keys)} configured master keys: "
+            "either the key is not that of this repository, or the server is not to be trusted"
         ) from failure
 
     def _check_name(self, document: str, name: str | None) -> None:

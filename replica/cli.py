@@ -10,8 +10,10 @@ import click
 from cdn.reporting import Output, Table, duration_text, size_text
 
 if TYPE_CHECKING:
-    from replica.check import ReplicaCheck
+    from cdn.reporting import Listing
+    from replica.check import Problem, ReplicaCheck
     from replica.config import ReplicaHome
+    from replica.mirror import Mirror
     from replica.plan import SyncReport
 
 _ROOT = click.option(
@@ -68,7 +70,6 @@ def add(
     Nothing is copied yet: `cdn replica sync NAME` does that, and `cdn replica run` keeps it current.
     """
     from cdn.client.keys import key_files
-    from cdn.config import parse_duration
     from cdn.errors import RepositoryError, UsageError
     from cdn.keyfiles import PUBLIC_MODE, read_public_key, write_file
     from replica.config import CONFIG_NAME, ReplicaConfig, config_text
@@ -82,7 +83,7 @@ def add(
             ";".join(servers),
             proxy,
             workers=workers,
-            interval=parse_duration(interval),
+            interval=_interval(interval),
             check_master_replica=not any_source,
             tags=not no_tags,
         )
@@ -132,6 +133,9 @@ def status(out: Output, names: tuple[str, ...], root: Path | None) -> None:
     """Show what replicas hold and when they were last synchronized."""
     home = _home(root)
     documents = [_status_of(home, name) for name in names or home.names()]
+    if not documents:
+        out.result({"replicas": []}, f"there is no replica in {home.root}: make one with `cdn replica add`")
+        return
     rows = [(d["repository"], d["revision"], d["last_snapshot"] or "never", d["state"]) for d in documents]
     out.result({"replicas": documents}, Table(("replica", "revision", "last synchronized", "state"), rows))
 
@@ -156,8 +160,7 @@ def check(out: Output, *, name: str, repair: bool, quick: bool, root: Path | Non
 
     home = _home(root)
     mirror = open_mirror(home, name)
-    bad = 0
-    with out.listing("problems", {"repository": name}) as listing, out.progress(f"Checking {name}") as progress:
+    with out.progress(f"Checking {name}") as progress:
         checked = ReplicaCheck(
             mirror,
             home.folder(name),
@@ -166,23 +169,11 @@ def check(out: Output, *, name: str, repair: bool, quick: bool, root: Path | Non
             reads_content=not quick,
             progress=progress,
         )
-
-        async def look() -> int:
-            wrong = 0
-            async with mirror:
-                async for problem in checked.run():
-                    wrong += not problem.is_repaired
-                    document = {
-                        "path": problem.path,
-                        "kind": problem.kind.value,
-                        "detail": problem.detail,
-                        "repaired": problem.is_repaired,
-                    }
-                    ending = " (repaired)" if problem.is_repaired else ""
-                    listing.add(document, f"{problem.kind.value}: {problem.path}: {problem.detail}{ending}")
-            return wrong
-
-        bad = run(look())
+        problems = run(_problems(mirror, checked))
+    bad = sum(not problem.is_repaired for problem in problems)
+    with out.listing("problems", {"repository": name}) as listing:
+        for problem in problems:
+            _list_problem(listing, problem)
         listing.end({"ok": not bad, **_counts(checked)}, _check_text(name, checked, bad))
     _note_check(home, name, is_good=not bad)
     if bad:
@@ -199,13 +190,17 @@ def check(out: Output, *, name: str, repair: bool, quick: bool, root: Path | Non
 def remove(out: Output, *, name: str, yes: bool, keep_data: bool, root: Path | None) -> None:
     """Stop replicating NAME and delete the copy."""
     import shutil
+    import sys
 
+    from cdn.errors import UsageError
     from replica.mirror import exclusive, note_in_info
 
     home = _home(root)
     home.config(name)
     storage, folder = home.storage(name), home.folder(name)
     if not (yes or keep_data):
+        if out.json or not sys.stdin.isatty():
+            raise UsageError(f"deleting {storage} cannot be undone: say --yes if that is meant")
         click.confirm(f"Delete {storage} with everything in it?", abort=True, err=True)
     with exclusive(folder, name):
         note_in_info(home.served, folder.parent, name, present=False)
@@ -240,6 +235,31 @@ def run(out: Output, names: tuple[str, ...], listen: str | None, together: int, 
 
 
 # -------------------------------------------------------------------------------------------------------- behind them
+
+
+async def _problems(mirror: Mirror, checked: ReplicaCheck) -> list[Problem]:
+    async with mirror:
+        return [problem async for problem in checked.run()]
+
+
+def _list_problem(listing: Listing, problem: Problem) -> None:
+    document = {
+        "path": problem.path,
+        "kind": problem.kind.value,
+        "detail": problem.detail,
+        "repaired": problem.is_repaired,
+    }
+    ending = " (repaired)" if problem.is_repaired else ""
+    listing.add(document, f"{problem.kind.value}: {problem.path}: {problem.detail}{ending}")
+
+
+def _interval(text: str) -> float:
+    from cdn.config import parse_duration
+
+    try:
+        return parse_duration(text)
+    except ValueError as error:
+        raise ValueError(f"--interval: {error}") from error
 
 
 def _home(root: Path | None) -> ReplicaHome:

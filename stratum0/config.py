@@ -253,7 +253,7 @@ def changed(settings: RepositorySettings, assignments: dict[str, str]) -> Reposi
         UsageError: the setting cannot be changed, or there is none of that name.
     """
     import difflib
-    from dataclasses import replace
+    import tomllib
 
     from cdn.config import parse_config
 
@@ -265,14 +265,22 @@ def changed(settings: RepositorySettings, assignments: dict[str, str]) -> Reposi
             raise UsageError(f"there is no setting {name!r}{hint}")
         if name in _FIXED:
             raise UsageError(f"{name} is fixed when a repository is created")
-    lines = []
     for name, text in assignments.items():
         current = getattr(settings, name)
         value = owner_from_option(text) if name == "owner" else text
         quoted = isinstance(current, str | Path) or (current is None)
-        lines.append(f"{name} = {_toml(value) if quoted else value}\n")
-    base = [line for line in settings.to_toml().splitlines(keepends=True) if line.partition(" ")[0] not in assignments]
-    return replace(parse_config(RepositorySettings, "".join((*base, *lines)), "the new settings"))
+        line = f"{name} = {_toml(value) if quoted else value}\n"
+        kept = [old for old in settings.to_toml().splitlines(keepends=True) if old.partition(" ")[0] != name]
+        try:
+            tomllib.loads(line)
+        except tomllib.TOMLDecodeError:
+            raise ConfigError(f"{text!r} is no value of {name}, which is {_toml(current)} now") from None
+        try:
+            # The new one is the first line, which is of no interest to who typed no file.
+            settings = parse_config(RepositorySettings, "".join((line, *kept)), "")
+        except ConfigError as error:
+            raise ConfigError(str(error).removeprefix(":1: ")) from error
+    return settings
 
 
 _FIXED: Final = frozenset({"fqrn", "storage", "hash"})

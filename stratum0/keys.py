@@ -166,8 +166,11 @@ def sign_request(file: Path, master_key_file: Path) -> Whitelist:
         CdnError: the file is no exported whitelist, or the key cannot sign it.
         OSError: a file cannot be read or written.
     """
-    unsigned = _unsigned(_read(file))
-    whitelist = Whitelist.parse(unsigned.body)
+    try:
+        unsigned = _unsigned(_read(file))
+        whitelist = Whitelist.parse(unsigned.body)
+    except DocumentError as error:
+        raise DocumentError(str(file), f"it is not what `cdn repo keys export` wrote ({error.reason})") from error
     signed = unsigned.signed(read_private_key(master_key_file), Scheme.WHITELIST)
     write_file(file, signed.to_bytes(), _PUBLIC_MODE, replace=True)
     return whitelist

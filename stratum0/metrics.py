@@ -74,13 +74,18 @@ def write_metrics(repository: Repository) -> None:
         repository.give_to_owner(file)
 
 
-def metrics_of(home: Home) -> str:
+def gauges_of(home: Home) -> list[Gauge]:
     """The numbers of all repositories."""
     found: list[Gauge] = []
     for name in home.names():
         with suppress(CdnError, OSError):
             found += gauges(Repository.peek(name, home))
-    return text_of(found)
+    return found
+
+
+def metrics_of(home: Home) -> str:
+    """The numbers of all repositories in the text format."""
+    return text_of(gauges_of(home))
 
 
 def remove_metrics(home: Home, name: str) -> None:

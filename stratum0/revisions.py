@@ -129,6 +129,8 @@ def _of_root(repository: Repository, root: Digest) -> KnownRevision:
 
 
 def _unknown(name: str, text: str, tags: History) -> str:
+    if text == TRUNK_PREVIOUS:
+        return f"{name} has no revision before the current one: `cdn tag list {name}` shows those that can be named"
     nearest = difflib.get_close_matches(text, [tag.name for tag in tags.tags], n=1)
     if nearest:
         return f"{name} has no revision or tag {text!r}; did you mean {nearest[0]}?"

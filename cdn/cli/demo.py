@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     "--workdir",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
-    help="Where to make its folder.  [default: where temporary files are]",
+    help="A folder in which to make its own.  [default: where temporary files are]",
 )
 @click.option(
     "--stop",

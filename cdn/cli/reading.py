@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from cdn.client.filesystem import FileSystem
     from cdn.client.finding import Filter
     from cdn.client.repository import MountedRepository
+    from cdn.hashing import Digest
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -347,10 +348,9 @@ def _run(out: Output, addresses: tuple[str, ...], how: dict[str, Any], work: Cal
     from cdn.client.addresses import parse_address
     from cdn.client.locating import Places, Wishes, locate
     from cdn.client.repository import Pin
-    from cdn.hashing import Digest
     from cdn.transport.loop import run
 
-    digest = Digest.parse(how["root_catalog"]) if how["root_catalog"] else None
+    digest = _digest(how["root_catalog"])
     pin = Pin(how["tag"], how["revision"], digest, _time(how["at"]))
     wishes = Wishes(how["servers"], how["proxies"], how["keys"], how["root"], how["cache"], how["config"])
     places = Places.of(os.environ, is_root=os.geteuid() == 0)
@@ -465,6 +465,18 @@ def _types(text: str | None) -> frozenset[str]:
     if unknown := letters - set(TYPE_LETTERS):
         raise UsageError(f"there is no type {min(unknown)!r}: use f, d, l, p, s, c or b")
     return letters
+
+
+def _digest(text: str | None) -> Digest | None:
+    from cdn.errors import DocumentError, UsageError
+    from cdn.hashing import Digest
+
+    try:
+        return Digest.parse(text) if text is not None else None
+    except DocumentError:
+        raise UsageError(
+            f"{text!r} is no digest of a root catalog: `cdn repo info` and `cdn tag list --json` show them"
+        ) from None
 
 
 def _time(text: str | None) -> float | None:

@@ -103,6 +103,18 @@ class Located:
         )
 
 
+def _nearest(name: str, folder: Path) -> str:
+    """Which repository of this machine may be meant."""
+    import difflib
+
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return ""
+    nearest = difflib.get_close_matches(name, names, n=1)
+    return f" (did you mean {nearest[0]}, which is on this machine?)" if nearest else ""
+
+
 def locate(address: Address, wishes: Wishes, places: Places, environment: Mapping[str, str]) -> Located:
     """Finds servers and keys: what the command line says, else the configuration, else this machine.
 
@@ -119,8 +131,8 @@ def locate(address: Address, wishes: Wishes, places: Places, environment: Mappin
         servers = (str(local),)
     if not servers:
         raise ConfigError(
-            f"no server is known for {address.fqrn}: name one with --server http://host/cvmfs/{address.fqrn}, or write "
-            f'servers = "…" into {places.config / _NAME}'
+            f"no server is known for {address.fqrn}{_nearest(address.fqrn, root / 'srv')}: name one with "
+            f'--server http://host/cvmfs/{address.fqrn}, or write servers = "…" into {places.config / _NAME}'
         )
     keys = wishes.keys or (own.keys if own.keys is not None else file.keys)
     is_local = all(server.startswith(("/", "./", "../", "~/", "file:")) for server in servers)

@@ -402,7 +402,9 @@ def _as_rollback(error: CdnError) -> RollbackError | None:
     """The refusal of something older than what is remembered, where that alone stands in the way."""
     causes = error.causes if isinstance(error, AllSourcesFailedError) else (error,)
     refusals = [
-        cause for cause in causes if isinstance(cause, RollbackError) and not isinstance(cause, BlacklistedRevisionError)
+        cause
+        for cause in causes
+        if isinstance(cause, RollbackError) and not isinstance(cause, BlacklistedRevisionError)
     ]
     return refusals[-1] if refusals and len(refusals) == len(causes) else None
 

@@ -118,8 +118,6 @@ async def _run(options: DemoOptions, view: DemoView) -> Outcome:
 
 def _new_workspace(parent: Path | None) -> Workspace:
     try:
-        if parent is not None:
-            parent.mkdir(parents=True, exist_ok=True)
         # A folder of one's own for all the secrets in it: 0700.
         workspace = Workspace(Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent)).resolve())
         workspace.create()

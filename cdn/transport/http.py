@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -282,6 +283,13 @@ def _mapped(url: str) -> Iterator[None]:
         raise _translated(url, error) from error
 
 
+def _system_said(error: OSError) -> str:
+    """The operating system's own words, such as `Connection refused`; the event loop's name sockets and tuples."""
+    if error.errno and not isinstance(error, socket.gaierror):  # which has numbers of its own
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
+
+
 def _translated(url: str, error: Exception) -> TransportError:
     import aiohttp
     from aiohttp.http_exceptions import HttpProcessingError
@@ -296,8 +304,10 @@ def _translated(url: str, error: Exception) -> TransportError:
             return SlowPeerError(url, "the answer did not come in time")
         case aiohttp.ClientHttpProxyError():
             return UnreachableError(url, f"the proxy refused to connect ({error.status})")
-        case aiohttp.ClientConnectorError() | aiohttp.ServerFingerprintMismatch():
+        case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch():
             return UnreachableError(url, f"no connection ({reason})")
+        case aiohttp.ClientConnectorError():
+            return UnreachableError(url, f"no connection ({_system_said(error.os_error)})")
         case aiohttp.TooManyRedirects():
             return StatusError(url, error.history[-1].status if error.history else error.status)
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():

@@ -66,20 +66,27 @@ def ingest(
 
     It is read as a stream and never unpacked; - is standard input. What is in the subtree and not in the tarball stays.
     """
+    from cdn.errors import DocumentError
     from stratum0.publish import ingest_tarball
 
     source: Any = sys.stdin.buffer if tarball == "-" else tarball
+    called = "standard input" if tarball == "-" else tarball
     with opened(out, root, name) as repository:
-        with out.progress(f"Ingesting {'standard input' if tarball == '-' else tarball}") as progress:
-            result = ingest_tarball(
-                repository,
-                source,
-                repository_path(to),
-                strip_components=strip_components,
-                options=_options(options),
-                progress=progress,
-                warn=out.warning,
-            )
+        try:
+            with out.progress(f"Ingesting {called}") as progress:
+                result = ingest_tarball(
+                    repository,
+                    source,
+                    repository_path(to),
+                    strip_components=strip_components,
+                    options=_options(options),
+                    progress=progress,
+                    warn=out.warning,
+                )
+        except DocumentError as error:
+            if error.document != "tarball":
+                raise
+            raise DocumentError(f"tarball {called}", error.reason) from error
         report(out, repository, result)
 
 

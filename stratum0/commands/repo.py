@@ -103,16 +103,20 @@ def _settings_of(name: str, storage: Path, options: dict[str, Any]) -> Any:
 
 def _next_steps(repository: Repository) -> list[str]:
     name, keys_ = repository.name, repository.keys
-    steps = [f"  cdn publish {name} FOLDER          makes it equal to a folder"]
+    commands = {
+        f"cdn publish {name} FOLDER": "makes it equal to a folder",
+        "cdn serve": "serves it over HTTP",
+    }
+    advice = [f"give {keys_.public_key_file} to every client and replica"]
     if keys_.has_master_key:
-        steps.append(f"  keep a copy of {keys_.master_key_file} in a safe place: whoever has it can sign for {name}")
+        advice.append(f"keep a copy of {keys_.master_key_file} in a safe place: whoever has it can sign for {name}")
     else:
-        steps.insert(0, f"  cdn repo keys export {name} FILE   then sign FILE elsewhere and import it")
+        commands = {f"cdn repo keys export {name} FILE": "then sign FILE elsewhere and import it"} | commands
+    width = max(map(len, commands))
     return [
         "next:",
-        *steps,
-        "  cdn serve                          serves it over HTTP",
-        f"  give {keys_.public_key_file} to every client and replica",
+        *(f"  {command.ljust(width)}   {what}" for command, what in commands.items()),
+        *(f"  {each}" for each in advice),
     ]
 
 
@@ -334,17 +338,16 @@ def describe(out: Output, /, root: Path | None, name: str, **values: Any) -> Non
 @repo.command()
 @click.argument("names", metavar="[REPO]...", nargs=-1)
 @root_option
-def metrics(root: Path | None, names: tuple[str, ...]) -> None:
+@click.pass_obj
+def metrics(out: Output, root: Path | None, names: tuple[str, ...]) -> None:
     """Print revisions and expiries in the text format of Prometheus."""
-    from stratum0.metrics import gauges, metrics_of, text_of
+    from stratum0.metrics import gauges, gauges_of, text_of
     from stratum0.repository import Repository
 
     home = home_at(root)
-    if names:
-        found = [gauge for name in names for gauge in gauges(Repository.peek(name, home))]
-        click.echo(text_of(found), nl=False)
-    else:
-        click.echo(metrics_of(home), nl=False)
+    found = [gauge for name in names for gauge in gauges(Repository.peek(name, home))] if names else gauges_of(home)
+    items = [{"name": gauge.name, "repository": gauge.repository, "value": gauge.value} for gauge in found]
+    out.result({"metrics": items}, *text_of(found).splitlines())
 
 
 @repo.command()

@@ -423,3 +423,21 @@ done"""
     assert [process.wait(60) for process in running] == [0, 0]
     assert looks > 0
     assert cdn.json("check", NAME)["findings"] == []
+
+
+def test_the_metrics_are_told_to_programs_too(cdn):
+    named = {each["name"]: each for each in cdn.json("repo", "metrics")["metrics"]}
+    assert named["stratum0_revision"] == {"name": "stratum0_revision", "repository": NAME, "value": 1}
+    assert named.keys() == {each["name"] for each in cdn.json("repo", "metrics", NAME)["metrics"]}
+
+
+def test_what_cannot_be_done_is_told_with_the_name_of_the_thing(cdn, tmp_path):
+    (tmp_path / "no.tar").write_bytes(b"x")
+    assert f"tarball {tmp_path}/no.tar is damaged" in cdn.fails("ingest", NAME, tmp_path / "no.tar", code=3)
+    assert "no revision before the current one" in cdn.fails("diff", NAME, code=7)
+    assert cdn.fails("repo", "keys", "export", NAME, tmp_path / "no" / "file", code=1) == (
+        f"cdn: {tmp_path}/no/file: No such file or directory"
+    )
+    missing = tmp_path / "no" / "folder"
+    assert f"{missing} cannot be worked in" in cdn.fails("demo", "--workdir", missing, code=2)
+    assert not missing.parent.exists()

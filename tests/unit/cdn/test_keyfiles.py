@@ -119,3 +119,9 @@ def test_nothing_is_left_behind_when_writing_fails(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="key"):
         keyfiles.write_private_key(tmp_path / "key", key("master"), replace=True)
     assert os.listdir(tmp_path) == ["key"]
+
+
+def test_that_a_file_cannot_be_written_names_the_file_that_was_meant(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError) as caught:
+        keyfiles.write_file(tmp_path / "no folder" / "file", b"", 0o644, replace=True)
+    assert caught.value.filename == str(tmp_path / "no folder" / "file")

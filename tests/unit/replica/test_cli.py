@@ -113,8 +113,9 @@ def test_adding_twice_or_with_nonsense_changes_nothing(root, source, tmp_path):
         ("other.example.org", "--server", "ftp://x", "--key", str(source.parent / "key.pub")),
         ("../evil", "--server", "http://x", "--key", str(source.parent / "key.pub")),
         ("other.example.org", "--server", "http://x", "--key", str(tmp_path / "bad.pub")),
+        ("other.example.org", "--server", "http://x", "--key", str(source.parent / "key.pub"), "--interval", "soon"),
     ):
-        with pytest.raises(Exception, match=r"server|name|key"):
+        with pytest.raises(Exception, match=r"server|name|key|^--interval: "):
             run(root, "add", *words)
     assert not (root / "replicas" / "other.example.org" / "replica.toml").exists()
 
@@ -124,6 +125,14 @@ def test_what_is_not_replicated_says_how_to_begin(root):
         with pytest.raises(RepositoryMissingError, match="cdn replica add"):
             run(root, *words)
     assert json.loads(run(root, "status", "--json")) == {"replicas": []}
+    assert "cdn replica add" in run(root, "status")
+
+
+def test_removing_is_not_done_unasked(root, source):
+    add(root, source)
+    with pytest.raises(UsageError, match="--yes"):
+        run(root, "remove", NAME)
+    assert (root / "replicas" / NAME / "replica.toml").exists()
 
 
 def test_a_configuration_survives_being_written(tmp_path):

@@ -75,10 +75,11 @@ def test_changing_settings_changes_only_those(tmp_path):
         ({"ttl_second": "1"}, "did you mean ttl_seconds"),
         ({"hash": "sha1"}, "fixed when a repository is created"),
         ({"storage": "/x"}, "fixed"),
-        ({"ttl_seconds": "0"}, "must be from 1"),
-        ({"ttl_seconds": "soon"}, "ttl_seconds|Invalid"),
-        ({"auto_tag": "maybe"}, "Invalid"),
-        ({"compress": "zstd"}, "must be one of"),
+        ({"ttl_seconds": "0"}, "^ttl_seconds: must be from 1 to 2592000, not 0$"),
+        ({"ttl_seconds": "soon"}, "^'soon' is no value of ttl_seconds, which is 240 now$"),
+        ({"auto_tag": "maybe"}, "^'maybe' is no value of auto_tag, which is true now$"),
+        ({"compress": "zstd"}, "^compress: must be one of"),
+        ({"ttl_seconds": "60", "gc_keep_days": "-1"}, "^gc_keep_days: "),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused(tmp_path, assignment, said):

@@ -176,7 +176,7 @@ def test_a_file_that_is_no_whitelist_is_refused(repository, tmp_path, data):
     (tmp_path / "request").write_bytes(data)
     with pytest.raises((DocumentError, RepositoryError)):
         keys.import_signed(repository, tmp_path / "request")
-    with pytest.raises(DocumentError):
+    with pytest.raises(DocumentError, match=f"^{tmp_path}/request is damaged: "):
         keys.sign_request(tmp_path / "request", repository.keys.master_key_file)
 
 

@@ -218,3 +218,8 @@ def test_mistakes_are_told_with_what_to_do(source, tmp_path):
     write_public_key(tmp_path / "wrong.pub", key("somebody else").public_key())
     with pytest.raises(SignatureError):
         run(source, "ls", NAME, "--server", str(source), "--key", str(tmp_path / "wrong.pub"), bare=True)
+
+
+def test_a_digest_that_is_none_is_a_mistake_of_the_command_line(source):
+    with pytest.raises(UsageError, match="'abc' is no digest of a root catalog"):
+        run(source, "ls", f"{NAME}:/", "--root-catalog", "abc")

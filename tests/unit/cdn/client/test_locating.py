@@ -72,6 +72,12 @@ def test_no_server_says_what_to_do(places):
         locate(HERE, Wishes(), places, {})
 
 
+def test_a_misspelt_repository_of_this_machine_is_guessed(places):
+    write(places.data / "srv" / NAME / ".cvmfspublished")
+    with pytest.raises(ConfigError, match=r"did you mean sw\.example\.org"):
+        locate(Address("sw.exmaple.org", "/"), Wishes(), places, {})
+
+
 def test_variables_come_from_the_environment_and_the_configuration(places):
     write(places.config / "client.toml", '[variables]\nB = "file"\n')
     assert locate(HERE, Wishes(("http://x/r",)), places, {"A": "env", "B": "env"}).variables == {

@@ -133,7 +133,7 @@ async def test_a_repository_made_anew_is_refused_with_what_to_do(publication, tm
 
 async def test_a_blacklisted_revision_is_refused_without_advice_that_does_not_help(publication, tmp_path):
     blacklist = Blacklist.parse(f"<{publication.fqrn} 5\n".encode())
-    with pytest.raises(RollbackError, match="nothing below 5 is accepted$"):
+    with pytest.raises(RollbackError, match=r"nothing below 5 is accepted$"):
         await opened(publication, {ONE: Server(publication.served)}, tmp_path, blacklist=blacklist)
 
 

@@ -224,3 +224,10 @@ async def test_giving_up_leaves_nothing_running():
     with pytest.raises(asyncio.CancelledError):
         await task
     assert [other for other in asyncio.all_tasks() if other is not asyncio.current_task()] == []
+
+
+def test_what_a_source_said_again_and_again_is_told_once():
+    refused, slow = UnreachableError("http://one/x", "refused"), UnreachableError("http://two/x", "slow")
+    assert str(AllSourcesFailedError("x", (refused, slow, refused, slow))) == (
+        "x: every source failed (http://one/x: refused; http://two/x: slow)"
+    )

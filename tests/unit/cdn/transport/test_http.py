@@ -219,7 +219,7 @@ async def test_a_refused_connection_is_unreachable() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))  # bound and not listening: refused
         async with closing(HttpFetcher()) as fetcher:
-            with pytest.raises(UnreachableError):
+            with pytest.raises(UnreachableError, match=r": no connection \(Connection refused\)$"):
                 await get(fetcher, f"http://127.0.0.1:{listener.getsockname()[1]}/")
 
 
