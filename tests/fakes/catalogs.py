@@ -42,6 +42,13 @@ def symlink_entry(target: str = "target", **fields: Any) -> Entry:
     return Entry("", **({"mode": stat.S_IFLNK | 0o777, "size": size, "mtime": TIME, "symlink": target} | fields))
 
 
+class _Builder(CatalogBuilder):
+    """Is closed when the test that did not finish it is over."""
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class CatalogFolder:
     """Catalog files by digest; counts what was loaded."""
 
@@ -78,10 +85,10 @@ class CatalogFolder:
         """A builder over a copy of a kept catalog."""
         copy = self.new_file()
         shutil.copy(self.path_of(digest), copy)
-        return CatalogBuilder.modify(copy, totals=self.totals)
+        return _Builder.modify(copy, totals=self.totals)
 
     def create(self, root_prefix: str = "", root: Entry | None = None) -> CatalogBuilder:
-        return CatalogBuilder.create(
+        return _Builder.create(
             self.new_file(), root_prefix=root_prefix, root=root or directory_entry(), totals=self.totals
         )
 

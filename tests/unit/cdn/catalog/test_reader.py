@@ -1,5 +1,3 @@
-import sqlite3
-
 import pytest
 
 from cdn.catalog.entries import Chunk
@@ -10,6 +8,7 @@ from cdn.errors import DocumentError, PathMissingError
 from cdn.hashing import Algorithm, Digest, digest_of, path_key
 from cdn.objects import Kind, ObjectName
 from tests.fakes.catalogs import TIME, CatalogFolder, directory_entry, file_entry, publish, symlink_entry
+from tests.fakes.databases import connect
 
 DIGEST = digest_of(Algorithm.SHA1, b"nested")
 TREE = {
@@ -35,7 +34,7 @@ def file(folder):
 
 def change(file, *statements):
     """Does to a catalog file what its writer never would."""
-    connection = sqlite3.connect(file)
+    connection = connect(file)
     for statement in statements:
         connection.execute(*([statement] if isinstance(statement, str) else statement))
     connection.commit()
@@ -233,7 +232,7 @@ def test_a_ring_of_directories_ends_the_walk(file):
 def test_a_tree_deeper_than_paths_can_say_is_damage(folder):
     builder = folder.create()
     finished = builder.finish(revision=1, previous=None, last_modified=0)
-    connection = sqlite3.connect(finished.file)
+    connection = connect(finished.file)
     path = ""
     for _ in range(30):
         parent, path = path_key(path), f"{path}/{'d' * 200}"

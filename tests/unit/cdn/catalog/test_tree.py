@@ -1,11 +1,10 @@
-import sqlite3
-
 import pytest
 
 from cdn.catalog.schema import Counters, NestedReference
 from cdn.catalog.tree import CatalogTree
 from cdn.errors import DocumentError, ObjectMissingError, PathMissingError
 from tests.fakes.catalogs import TIME, CatalogFolder, directory_entry, file_entry, publish
+from tests.fakes.databases import connect
 
 TREE = {"": directory_entry(), "/top": file_entry(b"top")}
 for _name in ("a", "b", "c"):
@@ -87,7 +86,7 @@ def test_a_missing_catalog_is_the_loaders_error(folder, root):
 
 
 def test_a_catalog_attached_where_it_does_not_belong_is_damage(folder, root):
-    connection = sqlite3.connect(folder.path_of(root.digest))
+    connection = connect(folder.path_of(root.digest))
     digest = connection.execute("SELECT sha1 FROM nested_catalogs WHERE path = '/a'").fetchone()
     connection.execute("UPDATE nested_catalogs SET sha1 = ? WHERE path = '/c'", digest)
     connection.commit()

@@ -1,7 +1,5 @@
 """Catalogs of every older schema: read as they are, and written after an upgrade."""
 
-import sqlite3
-
 import pytest
 
 from cdn.catalog.reader import Catalog
@@ -11,6 +9,7 @@ from cdn.catalog.writer import CatalogBuilder
 from cdn.errors import DocumentError
 from cdn.hashing import Algorithm, Digest, path_key
 from tests.fakes.catalogs import file_entry
+from tests.fakes.databases import connect
 
 HASH = bytes(range(20))
 NESTED = "ab" * 20
@@ -31,7 +30,7 @@ def rows():
 def write(file, version, revision):
     """A catalog as a publisher of that time wrote it."""
     is_legacy = version < 2.1
-    connection = sqlite3.connect(file)
+    connection = connect(file)
     connection.execute("CREATE TABLE properties (key TEXT PRIMARY KEY, value TEXT)")
     properties = (
         {"revision": 4, "last_modified": 5, "root_prefix": ""} if is_legacy else {"revision": 4, "last_modified": 5}
@@ -138,7 +137,7 @@ def test_a_revision_newer_than_ours_is_kept(tmp_path):
 
 def test_the_layout_that_does_not_say_the_digests_of_nested_catalogs_is_refused(tmp_path):
     file = write(tmp_path / "old", 1.0, 0)
-    connection = sqlite3.connect(file)
+    connection = connect(file)
     connection.execute("ALTER TABLE nested_catalogs DROP COLUMN sha1")
     connection.commit()
     with pytest.raises(DocumentError, match="nested_catalogs"):
@@ -147,7 +146,7 @@ def test_the_layout_that_does_not_say_the_digests_of_nested_catalogs_is_refused(
 
 def test_chunk_rows_of_an_old_catalog_are_read_without_our_column(tmp_path):
     file = write(tmp_path / "old", 2.5, 3)
-    connection = sqlite3.connect(file)
+    connection = connect(file)
     connection.execute("UPDATE catalog SET flags = 68 + 512, hash = NULL WHERE name = 'file'")
     connection.execute("INSERT INTO chunks VALUES (?, ?, 0, 3, ?)", (*path_key("/dir/file"), HASH))
     connection.commit()

@@ -1,6 +1,5 @@
 """Each rule of the format's checker, with a catalog that breaks it and nothing else."""
 
-import sqlite3
 import stat
 
 import pytest
@@ -11,6 +10,7 @@ from cdn.catalog.schema import Counters, NestedReference
 from cdn.catalog.validate import Rule, validate, validate_pair, validate_subtree
 from cdn.hashing import Algorithm, Digest, digest_of, path_key
 from tests.fakes.catalogs import CatalogFolder, directory_entry, file_entry, publish, symlink_entry
+from tests.fakes.databases import connect
 
 DIGEST = Digest(Algorithm.SHAKE128, b"c" * 20)
 CHUNKS = tuple(Chunk(offset, 5, DIGEST) for offset in (0, 5))
@@ -45,7 +45,7 @@ def root(folder):
 
 
 def open_changed(file, *statements):
-    connection = sqlite3.connect(file)
+    connection = connect(file)
     for statement in statements:
         connection.execute(statement)
     connection.commit()

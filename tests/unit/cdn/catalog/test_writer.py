@@ -1,5 +1,4 @@
 import hashlib
-import sqlite3
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from cdn.catalog.writer import CatalogBuilder
 from cdn.errors import DocumentError, PathExistsError, PathKindError, PathMissingError, UsageError
 from cdn.hashing import Algorithm, Digest, digest_of, path_key
 from tests.fakes.catalogs import TIME, CatalogFolder, directory_entry, file_entry, publish, symlink_entry
+from tests.fakes.databases import connect
 
 DIGEST = digest_of(Algorithm.SHAKE128, b"nested")
 MARKER = ".cvmfscatalog"
@@ -46,6 +46,11 @@ def finish(builder, **values):
     return builder.finish(**({"revision": 1, "previous": None, "last_modified": TIME} | values))
 
 
+def findings(file):
+    with Catalog.open(file) as catalog:
+        return list(validate(catalog))
+
+
 def paths(catalog):
     return [path for path, _ in catalog.walk()]
 
@@ -63,7 +68,7 @@ def test_the_file_is_what_real_clients_need(builder):
     assert data[18:20] == b"\1\1"  # rollback format, not WAL
     assert len(data) == finished.size
     assert hashlib.sha256(data).digest() == finished.plain_digest
-    connection = sqlite3.connect(finished.file)
+    connection = connect(finished.file)
     schema = dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL"))
     assert {"properties", "catalog", "chunks", "nested_catalogs", "bind_mountpoints", "statistics"} <= schema.keys()
     assert "WITHOUT ROWID" not in schema["catalog"]
@@ -78,7 +83,7 @@ def test_the_file_is_what_real_clients_need(builder):
 
 def test_no_column_that_old_clients_read_is_null_or_of_a_wrong_type(folder, builder):
     builder.insert("/\udcff", symlink_entry("\udcfe"))
-    connection = sqlite3.connect(finish(builder).file)
+    connection = connect(finish(builder).file)
     connection.text_factory = bytes
     types = "typeof(name), typeof(symlink), typeof(hardlinks), typeof(size), typeof(mode), typeof(mtime), typeof(flags)"
     expected = (b"text", b"text", *[b"integer"] * 5)
@@ -88,7 +93,7 @@ def test_no_column_that_old_clients_read_is_null_or_of_a_wrong_type(folder, buil
 
 
 def test_the_root_row_is_that_of_the_specification(builder):
-    connection = sqlite3.connect(finish(builder).file)
+    connection = connect(finish(builder).file)
     key = "md5path_1, md5path_2, parent_1, parent_2"
     row = connection.execute(f"SELECT {key}, name, flags, mode FROM catalog WHERE name = ''").fetchone()
     assert row == (338333539836370388, 9098107892288553193, 0, 0, "", 1, 0o40755)
@@ -102,7 +107,7 @@ def test_a_nested_root_says_where_it_belongs(folder):
         False,
         2,
     )
-    connection = sqlite3.connect(finished.file)
+    connection = connect(finished.file)
     assert connection.execute("SELECT value FROM properties WHERE key = 'root_prefix'").fetchone() == ("/sw/x86",)
     row = connection.execute("SELECT parent_1, parent_2, name, flags FROM catalog").fetchone()
     assert row == (*path_key("/sw"), "x86", 33)
@@ -136,7 +141,7 @@ def test_link_counts_of_directories_follow(builder):
     assert links(builder, "") == 3
     builder.replace("/e", directory_entry(mode=0o40700, link_count=77))
     assert links(builder, "/e") == 3
-    assert list(validate(Catalog.open(finish(builder).file))) == []
+    assert findings(finish(builder).file) == []
 
 
 def test_the_name_of_an_entry_is_that_of_its_path(builder):
@@ -172,7 +177,7 @@ def test_a_refused_insert_leaves_the_builder_as_it_was(builder):
     with pytest.raises(UsageError):
         builder.insert("/e/f", file_entry(digest=None))
     assert paths(builder) == before
-    assert list(validate(Catalog.open(finish(builder).file))) == []
+    assert findings(finish(builder).file) == []
 
 
 def test_a_bulk_insert_that_fails_half_way_breaks_the_builder_for_good(builder):
@@ -204,7 +209,7 @@ def test_chunks_come_go_and_change_with_their_file(builder):
     assert builder.find("/chunked").chunks == ()
     builder.replace("/chunked", chunked)
     builder.remove("/chunked")
-    connection = sqlite3.connect(finish(builder).file)
+    connection = connect(finish(builder).file)
     assert connection.execute("SELECT count(*) FROM chunks").fetchone() == (0,)
 
 
@@ -342,7 +347,7 @@ def test_a_catalog_being_written_can_be_merged_too(folder, builder):
     builder.merge(child)
     child.close()
     assert "/a/new" in paths(builder)
-    assert list(validate(Catalog.open(finish(builder).file))) == []
+    assert findings(finish(builder).file) == []
 
 
 def test_attaching_another_catalog_replaces_what_the_first_counted(folder, builder):
@@ -382,6 +387,7 @@ def test_without_anybody_to_ask_it_must_be_given(folder, builder):
             change()
     builder.attach(reference, total + Counters(regular=1), previous=total)
     assert builder.subtree_counters == total + Counters(regular=1)
+    builder.close()
 
 
 def test_a_mountpoint_follows_the_root_of_its_catalog(folder, builder):
@@ -457,7 +463,7 @@ def test_a_catalog_is_changed_in_place(folder):
 
 def test_what_others_wrote_beside_stays(builder):
     file = finish(builder, properties={"theirs": "kept", "volatile": "1"}).file
-    connection = sqlite3.connect(file)
+    connection = connect(file)
     connection.execute("CREATE TABLE theirs (x)")
     connection.execute("INSERT INTO theirs VALUES ('kept')")
     connection.execute("ALTER TABLE catalog ADD COLUMN theirs TEXT")
@@ -469,7 +475,7 @@ def test_what_others_wrote_beside_stays(builder):
     again.remove("/a")  # so much that the row ids are made dense
     again.replace("/l", symlink_entry("other"))
     finish(again, properties={"volatile": None})
-    connection = sqlite3.connect(file)
+    connection = connect(file)
     assert connection.execute("SELECT x FROM theirs").fetchone() == ("kept",)
     assert connection.execute("SELECT theirs FROM catalog WHERE name = 'l'").fetchone() == ("l",)
     assert connection.execute("SELECT value FROM statistics WHERE counter = 'self_theirs'").fetchone() == (7,)
@@ -480,7 +486,7 @@ def test_what_others_wrote_beside_stays(builder):
 
 def test_wrong_counters_are_put_right(builder):
     file = finish(builder).file
-    connection = sqlite3.connect(file)
+    connection = connect(file)
     connection.execute("UPDATE statistics SET value = 99 WHERE counter LIKE 'self%'")
     connection.execute("UPDATE statistics SET value = -3 WHERE counter = 'subtree_regular'")
     connection.commit()
@@ -497,7 +503,7 @@ def test_row_ids_stay_dense_and_pages_used(folder):
     for number in range(2000):
         builder.remove(f"/f{number:04}")
     smaller = finish(builder)
-    connection = sqlite3.connect(file)
+    connection = connect(file)
     assert connection.execute("SELECT count(*), max(rowid) FROM catalog").fetchone() == (1001, 1001)
     assert connection.execute("PRAGMA freelist_count").fetchone() == (0,)
     assert smaller.own.regular == 1000
@@ -509,7 +515,7 @@ def test_a_damaged_file_is_not_taken_over(builder, tmp_path):
     with pytest.raises(DocumentError):
         CatalogBuilder.modify(tmp_path / "x")
     file = finish(builder).file
-    connection = sqlite3.connect(file)
+    connection = connect(file)
     connection.execute("DELETE FROM catalog WHERE name = ''")
     connection.commit()
     with pytest.raises(DocumentError, match="root"):
@@ -518,7 +524,7 @@ def test_a_damaged_file_is_not_taken_over(builder, tmp_path):
 
 def test_a_merge_with_a_damaged_row_is_refused(folder, builder):
     reference = nest(folder, builder, "/a")
-    connection = sqlite3.connect(folder.path_of(reference.digest))
+    connection = connect(folder.path_of(reference.digest))
     connection.execute("UPDATE catalog SET name = '..' WHERE name = 'f'")
     connection.commit()
     with folder.load(reference.digest) as child, pytest.raises(DocumentError):
