@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import logging
 import os
 import re
 import signal
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 import cdn
 from cdn.errors import UsageError
@@ -210,6 +212,7 @@ class StorageServer:
         runner = web.AppRunner(
             application,
             access_log=None,
+            logger=_LOGGER,
             keepalive_timeout=self._settings.keepalive_seconds,
             shutdown_timeout=self._settings.stop_timeout_seconds,
         )
@@ -256,6 +259,8 @@ class StorageServer:
         kind = request.get(_KIND)
         if kind is None:
             return
+        if response.status == 416:
+            response.headers["Cache-Control"] = "no-store"  # it is about that request, not about the object
         size = 0 if request.method == "HEAD" or response.status == 304 else response.content_length or 0
         self.requests[kind, response.status] += 1
         self.bytes_sent += size
@@ -328,6 +333,14 @@ def _metrics_text(requests: Mapping[tuple[str, int], int], bytes_sent: int, conn
     registry.register(Counted())
     return generate_latest(registry)
 
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether it is worth a line. The library writes a traceback for each request that is no HTTP; 400 says it all."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_LOGGER: Final = logging.getLogger("stratum0.web")
+_LOGGER.addFilter(_is_ours)
 
 _NO_META: Final = {"administrator": "", "email": "", "organisation": "", "custom": {}}
 

@@ -206,6 +206,24 @@ async def test_a_missing_folder_is_reported_in_one_sentence(tmp_path) -> None:
         await StorageServer(tmp_path / "absent", ANY_PORT).start()
 
 
+@pytest.mark.parametrize("raw", [b"GET / HTTP/9.9", b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000, b"\0\1"])
+async def test_a_request_that_is_no_http_is_refused_without_a_traceback(tmp_path, caplog, raw) -> None:
+    fill(tmp_path)
+    async with serving(tmp_path) as server:
+        assert b" 400 " in (await talk(server.url, raw + b"\r\n\r\n")).split(b"\r\n")[0]
+        async with asking(f"{server.url}/cvmfs/{NAME}/{SMALL_NAME.path}") as response:
+            assert await response.read() == SMALL
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
+async def test_that_a_range_cannot_be_had_is_not_cached(tmp_path) -> None:
+    fill(tmp_path)
+    async with serving(tmp_path) as server:
+        url = f"{server.url}/cvmfs/{NAME}/{SMALL_NAME.path}"
+        async with asking(url, headers={"Range": "bytes=99999999-"}) as response:
+            assert (response.status, response.headers["Cache-Control"]) == (416, "no-store")
+
+
 async def test_a_connection_that_never_asks_is_closed(tmp_path) -> None:
     fill(tmp_path)
     async with serving(tmp_path, WebSettings(port=0, head_timeout_seconds=0.2)) as server:
