@@ -16,6 +16,7 @@ from cdn.errors import CdnError, ObjectMissingError, StorageError, UsageError
 from cdn.telemetry import NullProgress, Progress
 from stratum0.jobs import WorkerSetup
 from stratum0.pipeline import Pipeline
+from stratum0.publisher import check_tag
 from stratum0.scan import Doubts, ScanCounts, Scanner
 from stratum0.sources import SourceMemory
 
@@ -91,6 +92,7 @@ def publish_tree(
     options = options or PublishOptions()
     folder = checked_source(repository, source)
     began = time.monotonic()
+    check_tag(repository, repository.head(), options.tag)  # now, not after hours of reading
     for attempt in range(1, _TRIES + 1):
         try:
             revision, counts = _publish_once(repository, folder, to, options, progress or NullProgress(), warn)
@@ -133,6 +135,7 @@ def ingest_tarball(
     options = options or PublishOptions()
     began = time.monotonic()
     counts = ScanCounts()
+    check_tag(repository, repository.head(), options.tag)
     with opened_tarball(tarball) as stream, repository.transaction(to, ephemeral=True) as transaction:
         with _pipeline(repository, options) as pipeline:
             reader = TarballReader(

@@ -26,7 +26,7 @@ from cdn.catalog.writer import CatalogBuilder
 from cdn.compression import compress
 from cdn.errors import CdnError, ConflictError, ObjectMissingError, RepositoryError
 from cdn.hashing import Digest, digest_of
-from cdn.history import History, Tag, is_tag_name
+from cdn.history import History, Tag
 from cdn.manifest import PLAIN_DIGEST_KEY
 from cdn.objects import Kind, ObjectName
 from cdn.reflog import Reflog
@@ -82,7 +82,7 @@ def commit(transaction: Transaction, *, tag: str | None, message: str, progress:
         with repository.publishing():
             transaction.renew()
             head = repository.head()
-            _check_tag(repository, head, tag)
+            check_tag(repository, head, tag)
             check_rebase(transaction, head)
             fault_point("commit.objects.stored")
             transaction.advance(TransactionState.COMMITTING, new_root=None, new_revision=None)
@@ -296,11 +296,18 @@ def without_old_tags(history: History, now: int, *, keep_seconds: float, keep_co
     return replace(history, tags=tuple(tag for tag in history.tags if tag not in gone)) if gone else history
 
 
-def _check_tag(repository: Repository, head: Head, tag: str | None) -> None:
+def check_tag(repository: Repository, head: Head, tag: str | None) -> None:
+    """Returns if a new revision can have this tag, or is to have none.
+
+    Raises:
+        UsageError: no tag can have this name.
+        RepositoryError: there is one of this name.
+    """
+    from stratum0.tags import checked_tag_name
+
     if tag is None:
         return
-    if not is_tag_name(tag):
-        raise RepositoryError(f"{tag[:100]!r} is no tag name: use letters, digits and -_./:")
+    checked_tag_name(tag)
     if tag in tags_of(repository, head):
         raise RepositoryError(f"{repository.name} has a tag {tag!r} already: remove it first or choose another name")
 

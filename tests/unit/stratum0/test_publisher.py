@@ -9,7 +9,7 @@ import pytest
 
 from cdn.catalog.diff import diff
 from cdn.clock import ManualClock
-from cdn.errors import ConflictError, RepositoryError, StorageError
+from cdn.errors import ConflictError, RepositoryError, StorageError, UsageError
 from cdn.hashing import Algorithm, digest_of
 from cdn.history import History, Tag
 from cdn.manifest import PLAIN_DIGEST_KEY
@@ -137,10 +137,13 @@ def test_a_revision_can_be_named(repository):
     assert (tag.revision, tag.description, tag.root_catalog) == (2, "the first", repository.head().root)
 
 
-@pytest.mark.parametrize(("name", "says"), [("no spaces", "is no tag name"), ("v1", "has a tag 'v1' already")])
-def test_a_name_that_cannot_be_is_refused_before_anything_is_done(repository, name, says):
+@pytest.mark.parametrize(
+    ("name", "error", "says"),
+    [("no spaces", UsageError, "is no tag name"), ("v1", RepositoryError, "has a tag 'v1' already")],
+)
+def test_a_name_that_cannot_be_is_refused_before_anything_is_done(repository, name, error, says):
     publish(repository, "/a", tag="v1")
-    with pytest.raises(RepositoryError, match=says):
+    with pytest.raises(error, match=says):
         publish(repository, "/b", tag=name)
     assert repository.head().revision == 2
 

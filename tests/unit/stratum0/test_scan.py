@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import random
 import shutil
@@ -19,7 +20,7 @@ from cdn.clock import SystemClock
 from cdn.errors import StorageError, UsageError
 from cdn.objects import ObjectName
 from stratum0.content import StoredContent
-from stratum0.publish import PublishOptions, PublishResult, publish_tree
+from stratum0.publish import PublishOptions, PublishResult, ingest_tarball, publish_tree
 from stratum0.repository import Repository
 from tests.fakes import publishers
 from tests.fakes.publishers import NAME, new_publisher
@@ -246,6 +247,19 @@ def test_a_marker_that_is_no_regular_file_is_left_out_with_a_word(repository: Re
     publish(repository, source)
     assert nested_paths(repository) == set()
     assert set(published(repository)) == {"", "/d", "/e", "/f"}
+
+
+@pytest.mark.parametrize("tag", ["no name", "17", "trunk", ""])
+def test_a_tag_that_cannot_be_is_refused_before_anything_is_read(
+    repository: Repository, source: Path, tag: str
+) -> None:
+    (source / "f").write_bytes(b"content")
+    with pytest.raises(UsageError, match="tag"):
+        publish_tree(repository, source, options=PublishOptions(tag=tag, workers=0))
+    with pytest.raises(UsageError, match="tag"):
+        ingest_tarball(repository, io.BytesIO(b"no tarball"), options=PublishOptions(tag=tag, workers=0))
+    with repository.transaction() as transaction, pytest.raises(UsageError, match="tag"):
+        transaction.commit(tag=tag)
 
 
 @pytest.mark.parametrize("kind", ["link", "fifo", "folder"])
