@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
-import logging
 import os
 import re
 import signal
@@ -20,10 +19,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.log import server_logger
 
 import cdn
 from cdn.errors import UsageError
@@ -334,12 +334,12 @@ def _metrics_text(requests: Mapping[tuple[str, int], int], bytes_sent: int, conn
     return generate_latest(registry)
 
 
-def _is_ours(record: logging.LogRecord) -> bool:
+def _is_ours(record: Any) -> bool:
     """Whether it is worth a line. The library writes a traceback for each request that is no HTTP; 400 says it all."""
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
 
 
-_LOGGER: Final = logging.getLogger("stratum0.web")
+_LOGGER: Final = server_logger.getChild("stratum0")
 _LOGGER.addFilter(_is_ours)
 
 _NO_META: Final = {"administrator": "", "email": "", "organisation": "", "custom": {}}
