@@ -4,6 +4,7 @@ are."""
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,6 +33,15 @@ def _quiet_telemetry() -> Iterator[None]:
     yield
     install_sink(None)
     install_fault_hook(None)
+
+
+@pytest.fixture(autouse=True)
+def _closed_publishers() -> Iterator[None]:
+    """What a test opened of a publisher is closed with the test, as Python 3.13 wants of databases."""
+    yield
+    publishers = sys.modules.get("tests.fakes.publishers")
+    if publishers is not None:
+        publishers.close_all()
 
 
 @pytest.fixture(scope="session")

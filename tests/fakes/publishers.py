@@ -25,6 +25,7 @@ from stratum0.repository import Repository
 from tests.fakes.catalogs import plain
 
 NAME = "sw.example.org"
+_OPENED: list[Repository] = []
 
 
 @functools.cache
@@ -42,13 +43,24 @@ def new_publisher(folder: Path, clock: Clock | None = None, **settings: object) 
     shutil.copytree(template.root, folder, dirs_exist_ok=True)
     changed = {"storage": home.storage_of(NAME), **settings}
     replace(RepositorySettings.load(home.folder_of(NAME)), **changed).save(home.folder_of(NAME))
-    return Repository.peek(NAME, home, clock=clock)
+    return _noted(Repository.peek(NAME, home, clock=clock))
 
 
 def reopened(repository: Repository) -> Repository:
     """The repository as the next command finds it, recovered."""
     repository.close()
-    return Repository.open(NAME, repository.home, clock=repository.clock)
+    return _noted(Repository.open(NAME, repository.home, clock=repository.clock))
+
+
+def close_all() -> None:
+    """Closes what the functions above opened."""
+    while _OPENED:
+        _OPENED.pop().close()
+
+
+def _noted(repository: Repository) -> Repository:
+    _OPENED.append(repository)
+    return repository
 
 
 @dataclass(frozen=True)
