@@ -92,7 +92,8 @@ class Manifest:
     def parse(cls, body: bytes) -> Manifest:
         """Reads the lines before ``--``.
 
-        Order does not matter, and of a repeated key the last value counts, as for real clients.
+        Order does not matter, and of a repeated key the last value counts, as for real clients. What is no digest after
+        a key that may be missing (H, M, Y) counts as not set (spec §3.2).
 
         Raises:
             DocumentError: a required key is missing or a value is not of its form.
@@ -112,10 +113,10 @@ class Manifest:
             garbage_collectable=values.get("G") == "yes",
             alternative_names=values.get("A") == "yes",
             certificate=_digest(values, "X"),
-            history=_digest(values, "H"),
+            history=_optional_digest(values, "H"),
             timestamp=_number(values, "T") or 0,
-            metainfo=_digest(values, "M"),
-            reflog=_digest(values, "Y"),
+            metainfo=_optional_digest(values, "M"),
+            reflog=_optional_digest(values, "Y"),
             extensions=tuple((key, value) for key, value in values.items() if key not in _KNOWN_KEYS),
         )
 
@@ -169,6 +170,14 @@ def _digest(values: dict[str, str], key: str) -> Digest | None:
     except DocumentError as error:
         raise DocumentError(_DOCUMENT, f"key {key}: {error.reason}") from error
     return None if digest.is_null else digest
+
+
+def _optional_digest(values: dict[str, str], key: str) -> Digest | None:
+    """As `_digest`, of a key without which a repository can be read: real clients take for null what is none."""
+    try:
+        return _digest(values, key)
+    except DocumentError:
+        return None
 
 
 def _number(values: dict[str, str], key: str) -> int | None:

@@ -21,4 +21,9 @@ def check(data: bytes) -> None:
 
 
 if __name__ == "__main__":
-    main("fuzz_manifest", seeds, check, tokens=[b"\n--\n", b"\nC", b"\nS", b"\nX", b"\nZ", b"-shake128", b"yes"])
+    main(
+        "fuzz_manifest",
+        seeds,
+        check,
+        tokens=[b"\n--\n", b"\nC", b"\nS", b"\nX", b"\nZ", b"\nH", b"\nM", b"\nYx", b"-shake128", b"yes"],
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -43,6 +44,17 @@ def test_object_paths(name: ObjectName) -> None:
 @given(manifests())
 def test_manifests(manifest: Manifest) -> None:
     assert Manifest.parse(manifest.to_body()) == manifest
+
+
+@given(manifests(), st.sampled_from("HMY"), st.text(st.characters(exclude_characters="\n"), max_size=60))
+def test_no_text_after_an_optional_key_of_a_manifest_makes_it_unreadable(
+    manifest: Manifest, key: str, text: str
+) -> None:
+    read = Manifest.parse(manifest.to_body() + f"{key}{text}\n".encode("utf-8", "surrogatepass"))
+    field = {"H": "history", "M": "metainfo", "Y": "reflog"}[key]
+    digest = getattr(read, field)
+    assert digest is None or digest.text == text
+    assert replace(read, **{field: None}) == replace(manifest, **{field: None})
 
 
 @given(whitelists())

@@ -71,6 +71,17 @@ def test_the_unused_micro_catalog_and_null_digests_are_passed_over() -> None:
     assert Manifest.parse(LEAST + b"L" + null + b"\nH" + null + b"\nX" + null + b"\n") == Manifest.parse(LEAST)
 
 
+@pytest.mark.parametrize("key", ["H", "M", "Y"])
+@pytest.mark.parametrize(
+    "text", ["", "x", "a" * 32, "A" * 40, "z" * 40, "a" * 41, "a" * 40 + "-shake12\udce9", "é" * 20]
+)
+def test_what_is_no_digest_after_an_optional_key_counts_as_not_set(key: str, text: str) -> None:
+    body = LEAST + f"{key}{text}\nB7\n".encode("utf-8", "surrogateescape")
+    manifest = Manifest.parse(body)
+    assert manifest == dataclasses.replace(Manifest.parse(LEAST), root_catalog_bytes=7)
+    assert Manifest.parse(manifest.to_body()) == manifest
+
+
 def test_objects_are_named_with_their_kinds() -> None:
     assert [name.path[-1] for name in FULL.objects] == ["C", "X", "H", "M"]
     assert len(Manifest.parse(LEAST).objects) == 1
