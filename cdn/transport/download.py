@@ -145,6 +145,42 @@ async def body_pieces(request: Request, response: Response, *, size_max: int) ->
     """
     if response.status != 200:
         raise status_error(request.url, response)
+    async for piece in _limited(request, response, size_max):
+        yield piece
+
+
+def range_header(offset: int, size: int) -> Mapping[str, str]:
+    """The header field that asks for this many bytes from there; `range_pieces` reads the answer."""
+    return MappingProxyType({"Range": f"bytes={offset}-{offset + size - 1}"})
+
+
+async def range_pieces(request: Request, response: Response, *, offset: int, size: int) -> AsyncIterator[bytes]:
+    """What was asked for with `range_header`, as far as it is there, whether or not the peer sent no more than that.
+
+    A peer may know no ranges and send everything (RFC 9110 §14.2): what is before them is passed over, and what is
+    behind them is not read. That they are the right bytes is for their digest to say.
+
+    Raises:
+        StatusError: any other status than 206 and 200.
+        TooLargeError, TransportError: as `read_body`.
+    """
+    if response.status == 206:
+        async for piece in _limited(request, response, size):
+            yield piece
+        return
+    if response.status != 200:
+        raise status_error(request.url, response)
+    position, end = 0, offset + size
+    async for piece in response.chunks():
+        wanted = piece[max(0, offset - position) : end - position]
+        position += len(piece)
+        if wanted:
+            yield wanted
+        if position >= end:
+            return
+
+
+async def _limited(request: Request, response: Response, size_max: int) -> AsyncIterator[bytes]:
     if response.size is not None and response.size > size_max:
         raise TooLargeError(request.url, f"its {response.size} bytes exceed the limit of {size_max}")
     left = size_max

@@ -8,12 +8,19 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from cdn.errors import NotFoundError, TooLargeError, TransportError
+from cdn.errors import NotFoundError, StatusError, TooLargeError, TransportError
 from cdn.hashing import Algorithm, digest_of
 from cdn.objects import ObjectName
 from cdn.storage.memory import MemoryStore
 from cdn.transport.base import Fetcher, Request, Response
-from cdn.transport.download import download_object, fetch_object, object_request, read_body
+from cdn.transport.download import (
+    download_object,
+    fetch_object,
+    object_request,
+    range_header,
+    range_pieces,
+    read_body,
+)
 from cdn.transport.urls import url_of
 
 LARGE = bytes(range(256)) * (3 << 12)
@@ -121,6 +128,23 @@ class FetcherContract:
         assert await read_body(fetcher, request, size_max=len(LARGE)) == LARGE
         with pytest.raises(TooLargeError):
             await read_body(fetcher, request, size_max=len(LARGE) - 1)
+
+    @pytest.mark.parametrize(("offset", "size"), [(0, 1), (5, 1_000_000), (len(LARGE) - 7, 7), (0, len(LARGE))])
+    async def test_a_part_can_be_had_whether_or_not_ranges_are_known(self, fetcher, base_url, offset, size) -> None:
+        request = Request(url_of(base_url, "large"), headers=range_header(offset, size))
+        async with fetcher.send(request) as response:
+            pieces = [piece async for piece in range_pieces(request, response, offset=offset, size=size)]
+        assert b"".join(pieces) == LARGE[offset : offset + size]
+
+    async def test_a_part_that_is_not_there_is_nothing_or_an_error(self, fetcher, base_url) -> None:
+        request = Request(url_of(base_url, "small"), headers=range_header(len(SMALL), 5))
+        async with fetcher.send(request) as response:
+            assert response.status in {200, 416}
+            if response.status == 200:
+                assert [piece async for piece in range_pieces(request, response, offset=len(SMALL), size=5)] == []
+            else:
+                with pytest.raises(StatusError):
+                    await anext(range_pieces(request, response, offset=len(SMALL), size=5))
 
     async def test_absence_is_an_error_where_a_body_is_needed(self, fetcher, base_url) -> None:
         with pytest.raises(NotFoundError) as caught:

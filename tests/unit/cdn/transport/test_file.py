@@ -41,6 +41,27 @@ async def test_urls_that_name_no_local_file_are_refused(url) -> None:
             pass
 
 
+@pytest.mark.parametrize(
+    ("asked", "status", "body"),
+    [
+        ("bytes=0-0", 206, b"0"),
+        ("bytes=3-5", 206, b"345"),
+        ("bytes=8-99999", 206, b"89"),
+        ("bytes=10-10", 416, b""),
+        ("bytes=9999999999999999999-9999999999999999999", 416, b""),
+        ("bytes=5-3", 200, b"0123456789"),
+        ("bytes=5-", 200, b"0123456789"),
+        ("bytes=-5", 200, b"0123456789"),
+        ("bytes=0-1,3-4", 200, b"0123456789"),
+        ("lines=1-2", 200, b"0123456789"),
+    ],
+)
+async def test_one_range_with_both_ends_is_known(tmp_path: Path, asked, status, body) -> None:
+    (tmp_path / "x").write_bytes(b"0123456789")
+    async with FileFetcher().send(Request((tmp_path / "x").as_uri(), headers={"Range": asked})) as response:
+        assert (response.status, response.size, await body_of(response)) == (status, len(body), body)
+
+
 async def test_folders_and_fifos_are_not_found(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     for url in (tmp_path.as_uri(), (tmp_path / "fifo").as_uri(), (tmp_path / "fifo" / "below").as_uri()):
