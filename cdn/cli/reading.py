@@ -47,6 +47,14 @@ _OPTIONS: Final = (
         metavar="FILE",
         help="A master public key, or a folder of them; repeatable.  [env: CDN_KEYS]",
     ),
+    click.option(
+        "--external-url",
+        "external_urls",
+        multiple=True,
+        envvar="CDN_EXTERNAL_URLS",
+        metavar="URL",
+        help="Where the content of external files lies; as --server.  [env: CDN_EXTERNAL_URLS]",
+    ),
     click.option("--repository", "fqrn", metavar="NAME", help="Its name, where a URL does not tell it."),
     click.option("--tag", metavar="TAG", help="Read the revision with this tag."),
     click.option("--revision", type=click.IntRange(min=0), metavar="N", help="Read the revision of this number."),
@@ -352,7 +360,8 @@ def _run(out: Output, addresses: tuple[str, ...], how: dict[str, Any], work: Cal
 
     digest = _digest(how["root_catalog"])
     pin = Pin(how["tag"], how["revision"], digest, _time(how["at"]))
-    wishes = Wishes(how["servers"], how["proxies"], how["keys"], how["root"], how["cache"], how["config"])
+    names = ("servers", "proxies", "keys", "root", "cache", "config", "external_urls")
+    wishes = Wishes(**{name: how[name] for name in names})
     places = Places.of(os.environ, is_root=os.geteuid() == 0)
 
     async def main() -> None:

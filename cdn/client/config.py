@@ -17,7 +17,7 @@ from pathlib import Path
 
 from cdn.client.catalogs import OPEN_MAX_DEFAULT
 from cdn.client.objects import FETCHES_MAX
-from cdn.client.source_list import parse_proxies, parse_servers
+from cdn.client.source_list import parse_external_urls, parse_proxies, parse_servers
 from cdn.client.sources import SourcePolicy
 from cdn.config import Duration, Size
 from cdn.errors import ConfigError
@@ -30,6 +30,7 @@ class RepositorySettings:
     servers: str | None = None
     proxies: str | None = None
     keys: tuple[Path, ...] | None = None
+    external_urls: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,7 @@ class ClientFile:
         servers: base URLs, see `cdn.client.source_list`.
         proxies: groups of proxies.
         keys: public key files, or folders that hold them.
+        external_urls: where the content of external files lies, written as servers are.
         cache: folder of the local cache.
         cache_size: about how much it may hold.
         refresh_max: look for a new revision at least this often, whatever the repository says.
@@ -51,6 +53,7 @@ class ClientFile:
     servers: str = ""
     proxies: str = ""
     keys: tuple[Path, ...] = ()
+    external_urls: str = ""
     cache: Path | None = None
     cache_size: Size = 4 << 30
     refresh_max: Duration = 0.0
@@ -59,16 +62,21 @@ class ClientFile:
     repositories: dict[str, RepositorySettings] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        mistakes = [*_mistakes(self.servers, self.proxies)]
+        mistakes = [*_mistakes(self.servers, self.proxies, self.external_urls)]
         for name, settings in self.repositories.items():
-            mistakes += _mistakes(settings.servers or "", settings.proxies or "", f"repositories.{name}.")
+            values = (settings.servers or "", settings.proxies or "", settings.external_urls or "")
+            mistakes += _mistakes(*values, f"repositories.{name}.")
         if mistakes:
             raise ValueError(*mistakes)
 
 
-def _mistakes(servers: str, proxies: str, prefix: str = "") -> list[str]:
+def _mistakes(servers: str, proxies: str, external_urls: str, prefix: str = "") -> list[str]:
     found = []
-    for key, text, parse in (("servers", servers, parse_servers), ("proxies", proxies, parse_proxies)):
+    for key, text, parse in (
+        ("servers", servers, parse_servers),
+        ("proxies", proxies, parse_proxies),
+        ("external_urls", external_urls, parse_external_urls),
+    ):
         try:
             if text:
                 parse(text, "name.example.org")

@@ -28,6 +28,8 @@ from cdn.errors import DocumentError, StatusError, TransportError, TrustError
 
 _REST_DOUBLINGS_MAX: Final = 16
 _TOO_MANY_REQUESTS: Final = 429
+_RANGE_NOT_SATISFIABLE: Final = 416
+_ABOUT_THE_CONTENT: Final = frozenset({400, 404, 410, _RANGE_NOT_SATISFIABLE, _TOO_MANY_REQUESTS})
 _ABOUT_THE_SOURCE: Final = frozenset({401, 407, _TOO_MANY_REQUESTS})
 
 
@@ -155,7 +157,7 @@ def fault_of(error: Exception, *, through_proxy: bool) -> Fault:
 
 
 def _is_proxy_status(status: int) -> bool:
-    return 400 <= status < 500 and status not in (400, 404, 410, _TOO_MANY_REQUESTS)
+    return 400 <= status < 500 and status not in _ABOUT_THE_CONTENT
 
 
 def is_lasting(error: Exception) -> bool:

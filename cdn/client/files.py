@@ -10,8 +10,9 @@ from typing import Final, Protocol
 
 from cdn.catalog.entries import Chunk, Entry
 from cdn.client.content import Content
-from cdn.client.objects import ObjectReader, Wanted
-from cdn.errors import DocumentError, ExternalContentError, PathKindError
+from cdn.client.objects import External, ObjectReader, Wanted
+from cdn.compression import Compression
+from cdn.errors import DocumentError, PathKindError
 from cdn.objects import Kind, ObjectName
 
 PIECE_BYTES: Final = 1 << 20
@@ -47,26 +48,23 @@ async def open_file(objects: ObjectReader, path: str, entry: Entry) -> OpenFile:
 
     Args:
         objects: gives content.
-        path: for messages.
+        path: of the file in the repository, below which external content lies elsewhere.
         entry: of the file.
 
     Raises:
         PathKindError: it is no regular file.
-        ExternalContentError: its content is not in the repository.
+        ExternalContentError: its content is not in the repository, and nobody said where else.
         AllSourcesFailedError: no source has the content, or none has it right.
     """
     if not entry.is_file:
         raise PathKindError(f"{'a directory' if entry.is_directory else 'not a regular file'}: {path or '/'}")
-    if entry.is_external:
-        raise ExternalContentError(
-            f"the content of {path} is not in the repository but elsewhere (an external file): ask its publisher where"
-        )
     if entry.chunks:
         return ChunkedFile(objects, path, entry)
     if entry.digest is None:
         raise DocumentError(f"the entry of {path}", "it names no content")
     name = ObjectName(entry.digest, Kind.FILE)
-    return WholeFile(await objects.read(Wanted(name, entry.compression, entry.size)))
+    external = External(path) if entry.is_external else None
+    return WholeFile(await objects.read(Wanted(name, entry.compression, entry.size, external=external)))
 
 
 async def pieces_of(file: OpenFile, size: int = PIECE_BYTES) -> AsyncIterator[bytes]:
@@ -102,11 +100,11 @@ class ChunkedFile:
 
     Args:
         objects: gives content.
-        path: for messages.
+        path: of the file in the repository.
         entry: of the file.
 
     Raises:
-        DocumentError: the chunks are not the whole file.
+        DocumentError: the chunks are not the whole file, or cannot be found in it.
     """
 
     def __init__(self, objects: ObjectReader, path: str, entry: Entry) -> None:
@@ -117,7 +115,10 @@ class ChunkedFile:
             end += chunk.size
         if end != entry.size:
             raise DocumentError(f"the entry of {path}", f"its chunks have {end} bytes where it has {entry.size}")
+        if entry.is_external and entry.compression is not Compression.NONE:  # its offsets are those of the plain file
+            raise DocumentError(f"the entry of {path}", "it is an external file in chunks that are compressed")
         self._objects = objects
+        self._path = path
         self._entry = entry
         self._offsets = [chunk.offset for chunk in entry.chunks]
         self._held: OrderedDict[int, Content] = OrderedDict()
@@ -173,9 +174,9 @@ class ChunkedFile:
 
     async def _fetch(self, number: int) -> Content:
         chunk: Chunk = self._entry.chunks[number]
-        return await self._objects.read(
-            Wanted(ObjectName(chunk.digest, Kind.CHUNK), self._entry.compression, chunk.size)
-        )
+        external = External(self._path, chunk.offset) if self._entry.is_external else None
+        name = ObjectName(chunk.digest, Kind.CHUNK)
+        return await self._objects.read(Wanted(name, self._entry.compression, chunk.size, external=external))
 
 
 def _look_at(task: asyncio.Task[Content]) -> None:

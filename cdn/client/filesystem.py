@@ -136,7 +136,7 @@ class FileSystem:
 
         Raises:
             PathMissingError, PathKindError, SymlinkLoopError: there is no such file.
-            ExternalContentError: its content is not in the repository.
+            ExternalContentError: its content is not in the repository, and nobody said where else.
             AllSourcesFailedError: no source has the content, or none has it right.
         """
         found = await self.resolve(path)

@@ -35,6 +35,7 @@ class Wishes:
         root: folder of repositories on this machine.
         cache: folder of the cache.
         config: configuration file.
+        external_urls: where the content of external files lies.
     """
 
     servers: tuple[str, ...] = ()
@@ -43,6 +44,7 @@ class Wishes:
     root: Path | None = None
     cache: Path | None = None
     config: Path | None = None
+    external_urls: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ class Located:
     settings: ClientSettings
     variables: Mapping[str, str]
     blacklist: Path | None = None
+    external_urls: tuple[str, ...] = ()
 
     async def open(self, pin: Pin) -> MountedRepository:
         """Opens it.
@@ -95,6 +98,7 @@ class Located:
             self.fqrn,
             servers=self.servers,
             proxies=self.proxies,
+            external_urls=self.external_urls,
             keys=self.keys,
             settings=self.settings,
             variables=self.variables,
@@ -135,7 +139,9 @@ def locate(address: Address, wishes: Wishes, places: Places, environment: Mappin
             f'--server http://host/cvmfs/{address.fqrn}, or write servers = "…" into {places.config / _NAME}'
         )
     keys = wishes.keys or (own.keys if own.keys is not None else file.keys)
-    is_local = all(server.startswith(("/", "./", "../", "~/", "file:")) for server in servers)
+    elsewhere = own.external_urls if own.external_urls is not None else file.external_urls
+    external_urls = wishes.external_urls or ((elsewhere,) if elsewhere else ())
+    is_local = all(url.startswith(("/", "./", "../", "~/", "file:")) for url in (*servers, *external_urls))
     settings = ClientSettings(
         cache=wishes.cache or (None if is_local else file.cache or places.cache),
         cache_bytes_max=file.cache_size,
@@ -149,6 +155,7 @@ def locate(address: Address, wishes: Wishes, places: Places, environment: Mappin
         settings,
         {**environment, **file.variables},
         file.blacklist,
+        tuple(_folder_made_absolute(url) for url in external_urls),
     )
 
 

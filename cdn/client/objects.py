@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 from weakref import WeakValueDictionary
@@ -18,16 +18,33 @@ from cdn.client.content import Content, Spool
 from cdn.client.sources import Route, Sources
 from cdn.client.threads import in_thread
 from cdn.compression import Compression, Decompressor, decompress
-from cdn.errors import DocumentError, HashMismatchError
+from cdn.errors import DocumentError, ExternalContentError, HashMismatchError
 from cdn.hashing import Hasher
 from cdn.objects import ObjectName
-from cdn.transport.base import Fetcher
-from cdn.transport.download import SPOOL_BYTES, body_pieces
+from cdn.transport.base import Fetcher, Request, Response
+from cdn.transport.download import SPOOL_BYTES, body_pieces, range_header, range_pieces
 
 FETCHES_MAX: Final = 32
 SIZE_UNKNOWN: Final = -1
 _INLINE_BYTES: Final = 128 << 10
 _ContentKey = tuple[ObjectName, Compression, int]
+_NO_HEADERS: Final[Mapping[str, str]] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """Where content lies that its publisher keeps outside of the repository (spec §5.11).
+
+    Args:
+        path: of the file, in the repository and below every external URL.
+        offset: where in the file the content begins; None if it is the whole file.
+    """
+
+    path: str
+    offset: int | None = None
+
+
+_FetchKey = tuple[_ContentKey, External | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +58,7 @@ class Wanted:
         size_max: the limit where the size is unknown.
         size_about: how large it is said to be there, which is not held against it.
         path: where to fetch it from, if not from its usual place.
+        external: where it lies, if not in the repository. A part of a file must have its size, and be stored as it is.
     """
 
     name: ObjectName
@@ -49,6 +67,17 @@ class Wanted:
     size_max: int = 0
     size_about: int = 0
     path: str = ""
+    external: External | None = None
+
+    @property
+    def what(self) -> str:
+        """What is fetched: a path below the URL of a source."""
+        return self.external.path.removeprefix("/") if self.external else self.path or self.name.path
+
+    @property
+    def fetch_key(self) -> _FetchKey:
+        """What tells its transfer from others: the same content may lie in several places, of which some lack it."""
+        return self.content_key, self.external
 
     @property
     def content_key(self) -> _ContentKey:
@@ -75,18 +104,27 @@ class ObjectReader:
         fetcher: sends requests.
         sources: whom to ask.
         cache: where content is kept.
-        fetches_max: how many objects are fetched at once.
+        external: whom to ask for content that is not in the repository; None where nobody is known.
+        fetches_max: how many objects are fetched at once, and how many external ones besides.
     """
 
     def __init__(
-        self, fetcher: Fetcher, sources: Sources, cache: ObjectCache, *, fetches_max: int = FETCHES_MAX
+        self,
+        fetcher: Fetcher,
+        sources: Sources,
+        cache: ObjectCache,
+        *,
+        external: Sources | None = None,
+        fetches_max: int = FETCHES_MAX,
     ) -> None:
         self._fetcher = fetcher
         self._sources = sources
+        self._external = external
         self._cache = cache
         self._slots = asyncio.Semaphore(fetches_max)
+        self._external_slots = asyncio.Semaphore(fetches_max)  # one kind of servers does not keep the other waiting
         self._open: WeakValueDictionary[_ContentKey, Content] = WeakValueDictionary()
-        self._under_way: dict[_ContentKey, _Shared] = {}
+        self._under_way: dict[_FetchKey, _Shared] = {}
         self.fetched_objects = 0
         self.fetched_bytes = 0
 
@@ -95,13 +133,14 @@ class ObjectReader:
 
         Raises:
             AllSourcesFailedError: no source has it, or none has it right.
+            ExternalContentError: it is not in the repository, and nobody said where else.
             StorageError: there is no room for it anywhere.
         """
         key = wanted.content_key
         content = self._open.get(key)
         if content is not None:
             return content
-        shared = self._under_way.get(key)
+        shared = self._under_way.get(wanted.fetch_key)
         if shared is None or shared.is_given_up:
             if (cached := self._cached_now(wanted)) is not None:
                 return cached
@@ -118,7 +157,7 @@ class ObjectReader:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     def _start(self, wanted: Wanted) -> _Shared:
-        key = wanted.content_key
+        key = wanted.fetch_key
         shared = self._under_way[key] = _Shared(asyncio.create_task(self._load(wanted)))
 
         def forget(_: object) -> None:
@@ -143,15 +182,25 @@ class ObjectReader:
             cached = await asyncio.to_thread(self._cache.open, wanted.name)
             if cached is not None and wanted.size in (SIZE_UNKNOWN, cached.size):
                 return cached
-        async with self._slots:
-            path = wanted.path or wanted.name.path
+        sources, slots = self._sources_of(wanted)
+        async with slots:
             size = min(wanted.size_about, wanted.size_max) if wanted.size == SIZE_UNKNOWN else wanted.size
-            return await self._sources.fetch(path, lambda route: self._fetch(route, path, wanted), size=size)
+            return await sources.fetch(wanted.what, lambda route: self._fetch(route, wanted), size=size)
 
-    async def _fetch(self, route: Route, path: str, wanted: Wanted) -> Content:
-        request = route.request(path)
+    def _sources_of(self, wanted: Wanted) -> tuple[Sources, asyncio.Semaphore]:
+        if wanted.external is None:
+            return self._sources, self._slots
+        if self._external is None:
+            raise ExternalContentError(
+                f"the content of {wanted.external.path} is not in the repository but elsewhere (an external file): ask "
+                "its publisher where, and name that place with --external-url (or external_urls)"
+            )
+        return self._external, self._external_slots
+
+    async def _fetch(self, route: Route, wanted: Wanted) -> Content:
+        request = route.request(wanted.what, headers=_headers(wanted))
         async with self._fetcher.send(request) as response:
-            pieces = _joined(body_pieces(request, response, size_max=wanted.stored_bytes_max))
+            pieces = _joined(_stored_pieces(request, response, wanted))
             first = await anext(pieces, b"")
             if len(first) >= SPOOL_BYTES:
                 content, size = await self._fetch_large(first, pieces, request.url, wanted)
@@ -243,6 +292,18 @@ class _Inflation:
         self._decoder.finish()
         _check_size(self.spool.size, self._wanted, self._url)
         return cache.keep(self.spool, self._wanted.name, self._plain.digest())
+
+
+def _headers(wanted: Wanted) -> Mapping[str, str]:
+    if wanted.external is None or wanted.external.offset is None:
+        return _NO_HEADERS
+    return range_header(wanted.external.offset, wanted.size)
+
+
+def _stored_pieces(request: Request, response: Response, wanted: Wanted) -> AsyncIterator[bytes]:
+    if wanted.external is None or wanted.external.offset is None:
+        return body_pieces(request, response, size_max=wanted.stored_bytes_max)
+    return range_pieces(request, response, offset=wanted.external.offset, size=wanted.size)
 
 
 def _check_digest(hasher: Hasher, wanted: Wanted, url: str) -> None:

@@ -27,7 +27,7 @@ from cdn.client.config import ClientSettings
 from cdn.client.filesystem import FileSystem
 from cdn.client.keys import load_keys
 from cdn.client.objects import ObjectReader, Wanted
-from cdn.client.source_list import parse_proxies, parse_servers
+from cdn.client.source_list import parse_external_urls, parse_proxies, parse_servers
 from cdn.client.sources import Sources
 from cdn.client.state import RepositoryState
 from cdn.clock import Clock, SystemClock
@@ -103,6 +103,7 @@ class MountedRepository:
         sources: whom to ask.
         fetcher: sends requests; closed with this.
         cache: where content is kept.
+        external: whom to ask for the content of external files; None where nobody is known.
         state: what is remembered between runs; None for nothing.
         settings: how it behaves.
         variables: for ``$(VAR)`` in links.
@@ -117,6 +118,7 @@ class MountedRepository:
         fetcher: Fetcher,
         cache: ObjectCache,
         *,
+        external: Sources | None = None,
         state: RepositoryState | None = None,
         settings: ClientSettings | None = None,
         variables: Mapping[str, str] = _NO_VARIABLES,
@@ -127,7 +129,7 @@ class MountedRepository:
         self.sources = sources
         self.cache = cache
         self._settings = settings or ClientSettings()
-        self.objects = ObjectReader(fetcher, sources, cache, fetches_max=self._settings.fetches_max)
+        self.objects = ObjectReader(fetcher, sources, cache, external=external, fetches_max=self._settings.fetches_max)
         self._fetcher = fetcher
         self._state = state
         self._variables = dict(variables)
@@ -415,6 +417,7 @@ async def open_repository(
     servers: str | Iterable[str],
     keys: Iterable[RSAPublicKey | Path | str],
     proxies: str = "",
+    external_urls: str | Iterable[str] = (),
     pin: Pin = NEWEST,
     settings: ClientSettings | None = None,
     variables: Mapping[str, str] = _NO_VARIABLES,
@@ -430,6 +433,7 @@ async def open_repository(
         servers: base URLs, see `parse_servers`; a path means a folder of this machine.
         keys: master public keys, or files or folders that hold them.
         proxies: groups of proxies, see `parse_proxies`.
+        external_urls: where the content of external files lies, written as servers are; asked through the same proxies.
         pin: which revision, if not the newest.
         settings: how it behaves; among them the folder of the cache.
         variables: for ``$(VAR)`` in links, such as `os.environ`.
@@ -447,14 +451,17 @@ async def open_repository(
     settings = settings or ClientSettings()
     authority = Authority(fqrn, load_keys(keys, fqrn), blacklist or Blacklist())
     urls = parse_servers(servers, fqrn)
-    sources = Sources(urls, parse_proxies(proxies, fqrn), policy=settings.policy, clock=clock)
+    external = parse_external_urls(external_urls, fqrn)
+    groups = parse_proxies(proxies, fqrn)
+    sources = Sources(urls, groups, policy=settings.policy, clock=clock)
     temporary = None if settings.cache is not None else tempfile.mkdtemp(prefix="cdn-client-")
     folder = Path(temporary or settings.cache or "")
     repository = MountedRepository(
         authority,
         sources,
-        fetcher or default_fetcher(urls, resolver),
+        fetcher or default_fetcher((*urls, *external), resolver),
         ObjectCache(folder, size_bytes_max=settings.cache_bytes_max),
+        external=Sources(external, groups, policy=settings.policy, clock=clock) if external else None,
         state=RepositoryState(folder / "repositories", fqrn) if settings.cache is not None else None,
         settings=settings,
         variables=variables,

@@ -39,12 +39,19 @@ def parse_servers(text: str | Iterable[str], fqrn: str) -> tuple[str, ...]:
     Raises:
         ConfigError: there is none, or one is no URL.
     """
-    texts = [text] if isinstance(text, str) else list(text)
-    found = [part.strip() for each in texts for part in substituted(each, fqrn).split(";") if part.strip()]
-    servers = tuple(dict.fromkeys(_server(part) for part in found))
+    servers = _urls(text, fqrn, "server")
     if not servers:
         raise ConfigError(f"there is no server for {fqrn}: give one, such as http://host/cvmfs/{fqrn}")
-    return _counted(servers, "servers")
+    return servers
+
+
+def parse_external_urls(text: str | Iterable[str], fqrn: str) -> tuple[str, ...]:
+    """The URLs below which the content of external files lies; written as servers are, and there may be none.
+
+    Raises:
+        ConfigError: one is no URL.
+    """
+    return _urls(text, fqrn, "external URL")
 
 
 def parse_proxies(text: str, fqrn: str = "") -> ProxyGroups:
@@ -62,11 +69,17 @@ def parse_proxies(text: str, fqrn: str = "") -> ProxyGroups:
     return found or ONLY_DIRECT
 
 
-def _server(text: str) -> str:
+def _urls(text: str | Iterable[str], fqrn: str, what: str) -> tuple[str, ...]:
+    texts = [text] if isinstance(text, str) else list(text)
+    found = [part.strip() for each in texts for part in substituted(each, fqrn).split(";") if part.strip()]
+    return _counted(tuple(dict.fromkeys(_url(part, what) for part in found)), f"{what}s")
+
+
+def _url(text: str, what: str) -> str:
     url = f"file://{quote(text)}" if text.startswith("/") else text
-    scheme = _checked(url, _SERVER_SCHEMES, f"{text[:200]!r} is no server: write http://host/cvmfs/NAME")
+    scheme = _checked(url, _SERVER_SCHEMES, f"{text[:200]!r} is no {what}: write http://host/cvmfs/NAME")
     if scheme != "file" and "?" in url:
-        raise ConfigError(f"the server {text[:200]!r} has a query (?), to which no path can be added")
+        raise ConfigError(f"the {what} {text[:200]!r} has a query (?), to which no path can be added")
     return url.rstrip("/")
 
 

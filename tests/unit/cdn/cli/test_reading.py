@@ -10,16 +10,19 @@ import pytest
 from click.testing import CliRunner
 
 from cdn.cli.main import cdn
+from cdn.compression import Compression
 from cdn.errors import (
     ConfigError,
+    ExternalContentError,
     PathKindError,
     PathMissingError,
     RepositoryError,
     SignatureError,
     UsageError,
 )
+from cdn.hashing import digest_of
 from cdn.keyfiles import write_public_key
-from tests.fakes.catalogs import TIME, directory_entry, symlink_entry
+from tests.fakes.catalogs import TIME, directory_entry, file_entry, symlink_entry
 from tests.fakes.repositories import Publication
 from tests.fakes.signer import key
 
@@ -37,6 +40,12 @@ def source(tmp_path_factory):
             "/d/a.txt": b"first\n",
             "/d/b.bin": publication.file(bytes(range(256)) * 40, mode=stat.S_IFREG | 0o755),
             "/d/.dot": b"",
+            "/external": file_entry(
+                b"elsewhere",
+                digest=digest_of(publication.algorithm, b"elsewhere"),
+                compression=Compression.NONE,
+                is_external=True,
+            ),
             "/d/link": symlink_entry("$(WHERE:-a.txt)"),
             "/n/deep/file": b"nested",
             "/\udcff": b"odd name",
@@ -101,6 +110,20 @@ def test_cat_writes_bytes(source):
         run(source, "cat", f"{NAME}:/d/a.txt", f"{NAME}:/d/link", f"{NAME}:/d/b.bin").stdout_bytes
         == b"first\n" * 2 + bytes(range(256)) * 40
     )
+
+
+def test_external_content_is_read_from_where_it_is_said_to_be(source, tmp_path, monkeypatch):
+    (tmp_path / "external").write_bytes(b"elsewhere")
+    wrong = tmp_path / "wrong"
+    assert (
+        run(source, "cat", "--external-url", str(wrong), "--external-url", str(tmp_path), f"{NAME}:/external").stdout
+        == "elsewhere"
+    )
+    monkeypatch.setenv("CDN_EXTERNAL_URLS", f"{wrong};{tmp_path}")
+    assert run(source, "cat", f"{NAME}:/external").stdout == "elsewhere"
+    monkeypatch.delenv("CDN_EXTERNAL_URLS")
+    with pytest.raises(ExternalContentError, match="--external-url"):
+        run(source, "cat", f"{NAME}:/external")
 
 
 def test_a_tag_a_number_or_a_url_may_be_named(source):

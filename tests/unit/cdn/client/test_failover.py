@@ -98,6 +98,7 @@ URL = "http://a/r/data/x"
         (StatusError(URL, 429), Fault.SERVER, Fault.SERVER),
         (StatusError(URL, 302), Fault.SERVER, Fault.SERVER),
         (StatusError(URL, 403), Fault.SERVER, Fault.PROXY),
+        (StatusError(URL, 416), Fault.SERVER, Fault.SERVER),
         (StatusError(URL, 407), Fault.SERVER, Fault.PROXY),
         (UnreachableError(URL, "x"), Fault.SERVER, Fault.PROXY),
         (SlowPeerError(URL, "x"), Fault.SERVER, Fault.PROXY),

@@ -53,6 +53,20 @@ def test_what_is_configured_for_one_repository_holds_for_it_alone(places):
     assert locate(Address("other.example.org", "/"), Wishes(), places, {}).servers == ("http://all/@fqrn@",)
 
 
+def test_external_urls_are_found_like_servers(places):
+    text = 'servers = "http://all/@fqrn@"\nexternal_urls = "http://data"\n'
+    write(places.config / "client.toml", text + f'[repositories."{NAME}"]\nexternal_urls = "http://own;http://two"\n')
+    assert locate(HERE, Wishes(), places, {}).external_urls == ("http://own;http://two",)
+    assert locate(Address("other.example.org", "/"), Wishes(), places, {}).external_urls == ("http://data",)
+    assert locate(HERE, Wishes(external_urls=("/said",)), places, {}).external_urls == ("/said",)
+
+
+def test_what_comes_from_elsewhere_into_a_repository_of_this_machine_is_kept(places):
+    write(places.data / "srv" / NAME / ".cvmfspublished")
+    assert locate(HERE, Wishes(external_urls=("/here",)), places, {}).settings.cache is None
+    assert locate(HERE, Wishes(external_urls=("http://far",)), places, {}).settings.cache == places.cache
+
+
 def test_a_repository_of_this_machine_is_found_with_its_key(places):
     write(places.data / "srv" / NAME / ".cvmfspublished")
     key = write(places.data / "repositories" / NAME / "keys" / f"{NAME}.pub")
@@ -88,9 +102,10 @@ def test_variables_come_from_the_environment_and_the_configuration(places):
 
 def test_a_configuration_tells_all_its_mistakes():
     with pytest.raises(ConfigError) as caught:
-        parse_config(ClientFile, 'servers = "ftp://x"\nproxies = "auto"\n', "client.toml")
+        parse_config(ClientFile, 'servers = "ftp://x"\nproxies = "auto"\nexternal_urls = "x"\n', "client.toml")
     assert "servers" in str(caught.value)
     assert "proxies" in str(caught.value)
+    assert "external_urls" in str(caught.value)
 
 
 def test_places_follow_the_environment():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdn.client.source_list import ONLY_DIRECT, parse_proxies, parse_servers
+from cdn.client.source_list import ONLY_DIRECT, parse_external_urls, parse_proxies, parse_servers
 from cdn.errors import ConfigError
 
 NAME = "sw.example.org"
@@ -34,6 +34,13 @@ def test_what_is_no_server_is_refused_by_name(text):
         parse_servers(text, NAME)
 
 
+def test_external_urls_are_written_as_servers_are_and_there_may_be_none():
+    assert parse_external_urls("http://a/@fqrn@/;/srv/data", NAME) == (f"http://a/{NAME}", "file:///srv/data")
+    assert parse_external_urls((), NAME) == parse_external_urls(" ; ", NAME) == ()
+    with pytest.raises(ConfigError, match="external URL"):
+        parse_external_urls("ftp://a", NAME)
+
+
 def test_proxies_come_in_groups():
     text = "http://p1:3128|p2:3128; http://backup:3128 ;DIRECT"
     assert parse_proxies(text) == (("http://p1:3128", "http://p2:3128"), ("http://backup:3128",), (None,))
@@ -57,6 +64,6 @@ def test_what_is_no_proxy_is_refused(text):
 
 @given(st.text(max_size=60))
 def test_any_text_is_either_read_or_refused_with_the_one_error(text):
-    for parse in (parse_servers, parse_proxies):
+    for parse in (parse_servers, parse_external_urls, parse_proxies):
         with contextlib.suppress(ConfigError):
             parse(text, NAME)
