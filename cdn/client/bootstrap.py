@@ -186,6 +186,7 @@ async def fetch_from_any(
     now: float,
     known: Known = NOTHING_KNOWN,
     current: Verified | None = None,
+    has_fallback: bool = False,
 ) -> Verified:
     """As `fetch_verified`, from the first source whose documents can be believed.
 
@@ -199,6 +200,7 @@ async def fetch_from_any(
         return await sources.fetch(
             f"the manifest of {authority.fqrn}",
             lambda route: fetch_over(fetcher, route, authority, now=now, known=known, current=current),
+            has_fallback=has_fallback,
         )
     except AllSourcesFailedError as error:
         if len(sources.servers) == len(sources.proxies) == 1 and isinstance(error.causes[-1], CdnError):

@@ -82,6 +82,10 @@ class ObjectCache:
             return None
         return Content(fd, size, path)
 
+    def has(self, name: ObjectName) -> bool:
+        """Whether it seems to have an object; `open` says whether that can be trusted."""
+        return os.path.exists(self._path(name))
+
     def _checked(self, fd: int, path: str, name: ObjectName) -> int | None:
         """The size of the content, None if the seal does not hold."""
         status = os.fstat(fd)

@@ -3,6 +3,8 @@
 A source that is merely slow makes every read behind it slow, and no timeout short enough to prevent that is long
 enough for a far but healthy one. So the wait that is normal is learned, and a transfer that takes longer than almost
 all before it asks a second source as well; whichever answers first wins. What that costs is bounded by a budget.
+
+How long to wait in all is a question only where there is something to fall back on: then a `Deadline` ends it.
 """
 
 from __future__ import annotations
@@ -77,3 +79,24 @@ class Pace:
             return False
         self._budget -= 1.0
         return True
+
+
+class Deadline:
+    """When a fetch is given up for what its caller has already; never, where the caller has nothing.
+
+    Args:
+        seconds: how long there is; None for as long as it takes.
+        now: seconds of a monotonic clock.
+    """
+
+    def __init__(self, seconds: float | None, now: float) -> None:
+        self.seconds: Final = seconds
+        self._ends_at = None if seconds is None else now + seconds
+
+    def left(self, now: float) -> float | None:
+        """How many seconds are left; None for as long as it takes."""
+        return None if self._ends_at is None else max(0.0, self._ends_at - now)
+
+    def has_passed(self, now: float) -> bool:
+        """Whether no time is left."""
+        return self._ends_at is not None and now >= self._ends_at

@@ -38,6 +38,7 @@ from cdn.errors import (
     NameMismatchError,
     RepositoryError,
     RollbackError,
+    TransportError,
     UsageError,
 )
 from cdn.hashing import Digest
@@ -189,11 +190,15 @@ class MountedRepository:
         if pin.root_catalog is not None:
             self._files = await self._opened(Mount("", pin.root_catalog))
             return
+        has_fallback = self._has_fallback()
         try:
-            await self._take(await self._fetch_documents())
+            await self._take(await self._fetch_documents(has_fallback=has_fallback))
         except CdnError as error:
-            if not await self._open_offline(error):
+            if await self._open_offline(error):
+                return
+            if not has_fallback or not isinstance(error, TransportError):
                 raise
+            await self._take(await self._fetch_documents())  # what is kept is damaged: as if there were nothing
 
     async def refresh(self) -> Refreshed:
         """Looks for a newer revision and switches to it; whatever fails, the present one stays.
@@ -285,7 +290,7 @@ class MountedRepository:
 
     # -------------------------------------------------------------------------------------------------------- internals
 
-    async def _fetch_documents(self) -> Verified:
+    async def _fetch_documents(self, *, has_fallback: bool = False) -> Verified:
         try:
             return await fetch_from_any(
                 self.sources,
@@ -294,6 +299,7 @@ class MountedRepository:
                 now=self._clock.now(),
                 known=self._known(),
                 current=self._verified,
+                has_fallback=has_fallback,
             )
         except (RollbackError, AllSourcesFailedError) as error:
             refusal = _as_rollback(error)
@@ -302,6 +308,15 @@ class MountedRepository:
             raise RollbackError(
                 f"{refusal}; if its publisher really made it anew or set it back, remove {self._state.folder}"
             ) from error
+
+    def _has_fallback(self) -> bool:
+        """Whether the repository can probably be opened with what is kept, without any source."""
+        manifest = self._state.manifest() if self._state is not None else None
+        if manifest is None:
+            return False
+        if self._pin.is_newest:
+            return self.cache.has(ObjectName(manifest.root_catalog, Kind.CATALOG))
+        return manifest.history is not None and self.cache.has(ObjectName(manifest.history, Kind.HISTORY))
 
     def _known(self) -> Known:
         """The newest that this process or another one believed."""

@@ -2,7 +2,8 @@
 
 A read fails only when every source fails. One dead, slow, lying or stale source costs a bounded delay: its fault is
 judged (`fault_of`), the next pair of server and proxy is asked at once, and a pair that is merely slow gets company
-after the usual time. Waiting happens only when all failed and some failure may pass.
+after the usual time. Waiting happens only when all failed and some failure may pass, and not for long where the caller
+has something to fall back on.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, NoReturn, TypeVar
 
 from cdn.client.failover import (
     Attempts,
@@ -23,10 +24,10 @@ from cdn.client.failover import (
     fault_of,
     is_lasting,
 )
-from cdn.client.pace import HedgePolicy, Pace
+from cdn.client.pace import Deadline, HedgePolicy, Pace
 from cdn.client.source_list import ONLY_DIRECT, ProxyGroups
 from cdn.clock import Clock, SystemClock
-from cdn.errors import AllSourcesFailedError, CdnError, without_login
+from cdn.errors import AllSourcesFailedError, CdnError, SlowPeerError, without_login
 from cdn.telemetry import event
 from cdn.transport.base import Request
 from cdn.transport.download import NO_CACHE
@@ -70,12 +71,15 @@ class SourcePolicy:
         servers: how long a server rests.
         proxies: how long a proxy rests.
         hedge: when a second one is asked while the first is slow.
+        fallback_seconds: how long they are waited for in all where what is kept from before would do. It is more than a
+            far server needs for a few small documents, and less than silent ones need to be given up one by one.
     """
 
     rounds: RetryPolicy = field(default_factory=lambda: RetryPolicy(2, 2.0, 10.0))
     servers: RestPolicy = field(default_factory=RestPolicy)
     proxies: RestPolicy = field(default_factory=lambda: RestPolicy(failed_seconds_max=300.0))
     hedge: HedgePolicy = field(default_factory=HedgePolicy)
+    fallback_seconds: float = 6.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,29 +122,36 @@ class Sources:
         self._proxy_health = [SourceHealth(self.policy.proxies) for _ in self.proxies]
         self._pace = Pace(self.policy.hedge)
 
-    async def fetch(self, what: str, operation: Operation[T], *, size: int = 0) -> T:
+    async def fetch(self, what: str, operation: Operation[T], *, size: int = 0, has_fallback: bool = False) -> T:
         """What the operation returns, from whichever source gives it.
 
         Args:
             what: what is fetched, for messages.
             operation: the whole transfer over one route. It must leave nothing behind when cancelled.
             size: how many bytes are expected, where that is known.
+            has_fallback: whether the caller can do without, so that nobody is waited for longer than
+                `SourcePolicy.fallback_seconds`.
 
         Raises:
-            AllSourcesFailedError: every source failed.
+            AllSourcesFailedError: every source failed, or was not waited for.
             CdnError: this machine's own trouble, such as a full disk.
         """
         causes: list[Exception] = []
         rounds = self.policy.rounds
+        deadline = Deadline(self.policy.fallback_seconds if has_fallback else None, self._clock.monotonic())
         for number in range(1, rounds.attempts + 1):
-            transfer = _Transfer(self, what, operation, size)
+            transfer = _Transfer(self, what, operation, size, deadline)
             try:
                 return await transfer.run()
             except _RoundFailedError:
                 causes = [*causes, *transfer.causes][-_CAUSES_MAX:]
             if number == rounds.attempts or not any(is_transient(cause) for cause in transfer.causes):
                 break
-            await self._sleep(backoff_seconds(rounds, number, None, self._chance()))
+            wait = backoff_seconds(rounds, number, None, self._chance())
+            left = deadline.left(self._clock.monotonic())
+            if left is not None and wait >= left:
+                break
+            await self._sleep(wait)
         raise AllSourcesFailedError(what, tuple(causes))
 
     def status(self) -> list[SourceStatus]:
@@ -201,11 +212,12 @@ class _Attempt:
 class _Transfer(Generic[T]):
     """One round of one fetch: attempts one after another, and beside one another where the first is slow."""
 
-    def __init__(self, sources: Sources, what: str, operation: Operation[T], size: int) -> None:
+    def __init__(self, sources: Sources, what: str, operation: Operation[T], size: int, deadline: Deadline) -> None:
         self._sources = sources
         self._what = what
         self._operation = operation
         self._size = size
+        self._deadline = deadline
         self._attempts = sources.begin()
         self._started = 0
         self._running: dict[asyncio.Task[T], _Attempt] = {}
@@ -229,10 +241,22 @@ class _Transfer(Generic[T]):
 
     async def _ended(self) -> set[asyncio.Task[T]]:
         """Those attempts that ended; none if it was time for company instead."""
-        done, _ = await asyncio.wait(self._running, timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED)
-        if not done and self._sources.pace.may_hedge(self._sources.clock.monotonic()):
-            self._start_company()
+        clock = self._sources.clock
+        waits = [wait for wait in (self._patience(), self._deadline.left(clock.monotonic())) if wait is not None]
+        done, _ = await asyncio.wait(
+            self._running, timeout=min(waits, default=None), return_when=asyncio.FIRST_COMPLETED
+        )
+        if not done:
+            if self._deadline.has_passed(clock.monotonic()):
+                self._give_up()
+            if self._attempts.has_next and self._sources.pace.may_hedge(clock.monotonic()):
+                self._start_company()
         return done
+
+    def _give_up(self) -> NoReturn:
+        reason = f"no answer in {self._deadline.seconds:g} s, after which what is kept from before has to do"
+        self.causes += [SlowPeerError(str(attempt.route), reason) for attempt in self._running.values()]
+        raise _RoundFailedError(self._what)
 
     def _patience(self) -> float | None:
         """How long to wait before asking one more, twice as long with each that was asked; None if there is none."""

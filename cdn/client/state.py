@@ -43,11 +43,15 @@ class RepositoryState:
     def known(self) -> Known:
         """What was believed before, as the documents kept say, or the note where one of them is damaged."""
         noted = self._noted()
-        manifest, whitelist = self._kept("manifest", Manifest.parse), self._kept("whitelist", Whitelist.parse)
+        manifest, whitelist = self.manifest(), self._kept("whitelist", Whitelist.parse)
         return Known(
             noted.breadcrumb if manifest is None else Breadcrumb.of(manifest),
             noted.whitelist_created if whitelist is None else whitelist.created_at,
         )
+
+    def manifest(self) -> Manifest | None:
+        """The manifest kept, None if there is none that is whole; `last_verified` says whether it holds."""
+        return self._kept("manifest", Manifest.parse)
 
     def _noted(self) -> Known:
         """What the note says; a damaged one is reported and counts as none."""

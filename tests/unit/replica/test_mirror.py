@@ -534,9 +534,9 @@ async def test_sources_are_told_how_large_an_object_is_so_that_it_gets_its_time(
     told: dict[str, int] = {}
 
     class Listening(Sources):
-        async def fetch(self, what, operation, *, size=0):
+        async def fetch(self, what, operation, *, size=0, **options):
             told[what] = size
-            return await super().fetch(what, operation, size=size)
+            return await super().fetch(what, operation, size=size, **options)
 
     made = mirror(publication, store, folder, {ONE: server})
     made.sources = Listening((ONE,), clock=ManualClock())

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from cdn.client.pace import HedgePolicy, Pace
+from cdn.client.pace import Deadline, HedgePolicy, Pace
 
 POLICY = HedgePolicy(delay_seconds_initial=1.0, delay_seconds_min=0.1, delay_seconds_max=5.0, burst=2.0)
 
@@ -40,3 +40,15 @@ def test_second_requests_are_bounded_but_never_out_of_reach():
 
 def test_it_can_be_switched_off():
     assert not Pace(HedgePolicy(enabled=False)).may_hedge(0)
+
+
+def test_time_runs_out_where_there_is_something_to_fall_back_on():
+    deadline = Deadline(6.0, 100.0)
+    assert [deadline.left(now) for now in (100.0, 104.0, 106.0, 200.0)] == [6.0, 2.0, 0.0, 0.0]
+    assert [deadline.has_passed(now) for now in (100.0, 105.9, 106.0)] == [False, False, True]
+
+
+def test_time_does_not_run_out_where_there_is_nothing_else():
+    deadline = Deadline(None, 100.0)
+    assert deadline.left(1e9) is None
+    assert not deadline.has_passed(1e9)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,11 +23,12 @@ from cdn.errors import (
 from cdn.objects import MANIFEST_PATH, Kind, ObjectName
 from cdn.transport.retry import RetryPolicy
 from cdn.trust import Blacklist
-from tests.fakes.repositories import Network, Publication, Server, flipped
+from tests.fakes.repositories import Network, Publication, Server, error_500, flipped
 from tests.fakes.signer import NOW
 
 ONE, TWO = "http://one/r", "http://two/r"
 POLICY = SourcePolicy(rounds=RetryPolicy(1))
+IMPATIENT = replace(POLICY, fallback_seconds=0.01)
 
 
 @pytest.fixture
@@ -36,8 +38,8 @@ def publication():
     return made
 
 
-async def opened(publication, servers, cache: Path | None = None, **options):
-    settings = ClientSettings(cache=cache, policy=POLICY)
+async def opened(publication, servers, cache: Path | None = None, policy: SourcePolicy = POLICY, **options):
+    settings = ClientSettings(cache=cache, policy=policy)
     network = Network(servers)
     return await open_repository(
         publication.fqrn,
@@ -161,6 +163,48 @@ async def test_what_is_cached_reads_when_every_source_is_gone(publication, tmp_p
             await repository.files.read("/n/file")
 
 
+def silent(clock):
+    """Never answers, while time goes by."""
+
+    def answer(true, request):
+        clock.advance(10)
+        return replace(true, head_gate=asyncio.Event())
+
+    return answer
+
+
+async def test_with_something_cached_silent_servers_are_not_waited_for_to_the_end(publication, tmp_path):
+    servers = {url: Server(publication.served) for url in (ONE, TWO)}
+    async with await opened(publication, servers, tmp_path) as repository:
+        await repository.history()
+        await repository.files.read("/file")
+    clock = ManualClock(NOW + 1000)
+    for server in servers.values():
+        server.every = silent(clock)
+    for pin in (Pin(), Pin(tag="v1")):
+        async with await opened(publication, servers, tmp_path, IMPATIENT, clock=clock, pin=pin) as repository:
+            assert isinstance(repository.offline_reason, AllSourcesFailedError)
+            assert (repository.revision, await repository.files.read("/file")) == (1, b"one")
+
+
+async def test_where_what_is_cached_does_not_do_servers_are_waited_for_after_all(publication, tmp_path):
+    server = Server(publication.served)
+    async with await opened(publication, {ONE: server}, tmp_path) as repository:
+        await repository.files.read("/file")
+    clock, root = ManualClock(NOW + 1000), ObjectName(publication.root, Kind.CATALOG)
+    (tmp_path / "objects" / root.path.removeprefix("data/")).write_bytes(b"damaged")
+
+    def awake(true, request):
+        server.answers.clear()
+        return error_500(true, request)
+
+    server.lie(MANIFEST_PATH, silent(clock))
+    server.lie(root.path, awake)
+    async with await opened(publication, {ONE: server}, tmp_path, IMPATIENT, clock=clock) as repository:
+        assert not repository.is_offline
+        assert await repository.files.read("/file") == b"one"
+
+
 async def test_what_is_cached_reads_after_the_whitelist_expired(publication, tmp_path):
     server = Server(publication.served)
     async with await opened(publication, {ONE: server}, tmp_path) as repository:
@@ -227,9 +271,9 @@ async def test_sources_are_told_how_large_a_catalog_is_so_that_it_gets_its_time(
     async with await opened(publication, {ONE: Server(publication.served)}) as repository:
         fetch = repository.sources.fetch
 
-        async def listening(what, operation, *, size=0):
+        async def listening(what, operation, *, size=0, **options):
             told[what] = size
-            return await fetch(what, operation, size=size)
+            return await fetch(what, operation, size=size, **options)
 
         repository.sources.fetch = listening
         root = publication.publish({"/n/file": b"other"}, ["/n"])

@@ -12,6 +12,7 @@ from cdn.errors import (
     AllSourcesFailedError,
     HashMismatchError,
     NotFoundError,
+    SlowPeerError,
     StatusError,
     StorageFullError,
     UnreachableError,
@@ -208,6 +209,53 @@ def test_the_state_of_sources_is_told_without_their_passwords():
     asked = sources("http://u:secret@a/r", proxies=(("http://u:secret@p1",), (None,)))
     assert [source.name for source in asked.status()] == ["http://***@a/r", "http://***@p1", "DIRECT"]
     assert str(Route("http://u:secret@a/r", "http://u:secret@p1")) == "http://***@a/r through http://***@p1"
+
+
+async def test_silent_servers_are_not_waited_for_longer_than_agreed_where_there_is_a_fallback():
+    clock = ManualClock()
+    asked = sources(A, B, policy=replace(QUICK_HEDGE, rounds=RetryPolicy(5)), clock=clock)
+
+    def silence(route: Route) -> asyncio.Event:
+        clock.advance(asked.policy.fallback_seconds / 2)
+        return asyncio.Event()
+
+    peer = Peer(a=silence, b=silence)
+    with pytest.raises(AllSourcesFailedError, match="no answer in 6 s") as caught:
+        await asked.fetch("x", peer, has_fallback=True)
+    assert peer.servers == [A, B]
+    assert [type(cause) for cause in caught.value.causes] == [SlowPeerError, SlowPeerError]
+    assert [task for task in asyncio.all_tasks() if task is not asyncio.current_task()] == []
+
+
+async def test_without_a_fallback_a_silent_server_is_waited_for():
+    clock, gate = ManualClock(), asyncio.Event()
+    asked = sources(A, policy=QUICK_HEDGE, clock=clock)
+
+    def late(route: Route) -> asyncio.Event:
+        clock.advance(1000)
+        asyncio.get_running_loop().call_later(0.01, gate.set)
+        return gate
+
+    assert await asked.fetch("x", Peer(a=late)) == A
+
+
+@pytest.mark.parametrize("seconds", [0, 5.5])
+async def test_no_further_round_begins_that_would_end_too_late(seconds):
+    clock, slept = ManualClock(), []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        clock.advance(seconds)
+
+    def refuse(route: Route) -> UnreachableError:
+        clock.advance(seconds)
+        return UnreachableError(A, "refused")
+
+    asked = sources(A, policy=replace(ONCE, rounds=RetryPolicy(9, 2.0, 2.0)), clock=clock, sleep=sleep)
+    with pytest.raises(AllSourcesFailedError, match="refused"):
+        await asked.fetch("x", Peer(a=refuse), has_fallback=True)
+    assert len(slept) == (0 if seconds else 5)
+    assert clock.monotonic() <= asked.policy.fallback_seconds
 
 
 async def test_giving_up_leaves_nothing_running():
