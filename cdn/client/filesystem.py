@@ -7,7 +7,7 @@ from sources, storage or damaged documents is EIO.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from cdn.catalog.entries import Entry
@@ -28,15 +28,24 @@ class FileSystem:
         fqrn: the repository's name.
         revision: its number.
         variables: for ``$(VAR)`` in link targets.
+        check: raises once the revision must not be read any more, because it was blacklisted (spec §2.5).
     """
 
     def __init__(
-        self, tree: Tree, objects: ObjectReader, *, fqrn: str, revision: int, variables: Mapping[str, str]
+        self,
+        tree: Tree,
+        objects: ObjectReader,
+        *,
+        fqrn: str,
+        revision: int,
+        variables: Mapping[str, str],
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.tree = tree
         self.fqrn = fqrn
         self.revision = revision
         self._objects = objects
+        self._check = check
         self._resolver = Resolver(tree.find, fqrn, variables)
 
     async def resolve(self, path: str, *, follow: bool = True) -> Resolved:
@@ -48,7 +57,9 @@ class FileSystem:
 
         Raises:
             PathMissingError, PathKindError, SymlinkLoopError: there is no such entry.
+            RollbackError: the revision was blacklisted meanwhile; so for all that follow.
         """
+        self._check()
         return await self._resolver.resolve(path, follow=follow)
 
     async def stat(self, path: str, *, follow: bool = True) -> Entry:
@@ -124,6 +135,7 @@ class FileSystem:
                     pending.append((child, await self._listing(child, listings)))
 
     async def _listing(self, path: str, listings: AsyncExitStack) -> AsyncGenerator[Entry, None]:
+        self._check()
         if len(path) > PATH_BYTES_MAX:
             raise DocumentError(f"the directory {path[:200]}", f"its path is longer than {PATH_BYTES_MAX} bytes")
         listing = self.tree.listing(path)
@@ -146,6 +158,7 @@ class FileSystem:
     @asynccontextmanager
     async def open_entry(self, path: str, entry: Entry) -> AsyncIterator[OpenFile]:
         """As `open`, of an entry that is known already."""
+        self._check()
         file = await open_file(self._objects, path, entry)
         try:
             yield file

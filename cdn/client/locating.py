@@ -14,7 +14,6 @@ from cdn.client.keys import key_files
 from cdn.config import load_config
 from cdn.errors import ConfigError
 from cdn.objects import MANIFEST_PATH
-from cdn.trust import Blacklist
 
 if TYPE_CHECKING:
     from cdn.client.repository import MountedRepository, Pin
@@ -102,7 +101,7 @@ class Located:
             keys=self.keys,
             settings=self.settings,
             variables=self.variables,
-            blacklist=None if self.blacklist is None else Blacklist.parse(_bytes_of(self.blacklist)),
+            blacklist=self.blacklist,
             pin=pin,
         )
 
@@ -182,10 +181,3 @@ def _usual_keys(fqrn: str, root: Path, places: Places) -> tuple[Path, ...]:
 def _folder_made_absolute(server: str) -> str:
     is_folder = server.startswith(("/", "./", "../", "~/"))
     return os.path.abspath(os.path.expanduser(server)) if is_folder else server
-
-
-def _bytes_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"the blacklist {path} cannot be read: {error.strerror}") from error

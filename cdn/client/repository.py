@@ -4,7 +4,7 @@
         data = await repository.files.read("/README")
 
 `repository.files` is the file system of the revision believed newest. `refresh` looks for a newer one and only ever
-goes forward; who holds on to the `files` from before goes on reading the old revision.
+goes forward; who holds on to the `files` from before goes on reading the old revision, unless that was blacklisted.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
@@ -35,6 +35,7 @@ from cdn.errors import (
     AllSourcesFailedError,
     BlacklistedRevisionError,
     CdnError,
+    ConfigError,
     NameMismatchError,
     RepositoryError,
     RollbackError,
@@ -110,6 +111,7 @@ class MountedRepository:
         variables: for ``$(VAR)`` in links.
         clock: tells whitelists' time and when to look again.
         temporary: a folder that is removed at the end.
+        blacklist_file: where the authority's blacklist was read from, and is read again with every look.
     """
 
     def __init__(
@@ -125,6 +127,7 @@ class MountedRepository:
         variables: Mapping[str, str] = _NO_VARIABLES,
         clock: Clock | None = None,
         temporary: str | None = None,
+        blacklist_file: Path | None = None,
     ) -> None:
         self.authority = authority
         self.sources = sources
@@ -136,11 +139,13 @@ class MountedRepository:
         self._variables = dict(variables)
         self._clock = clock or SystemClock()
         self._temporary = temporary
+        self._blacklist_file = blacklist_file
         self._pool = CatalogPool(self.objects, open_max=self._settings.catalogs_open_max)
         self._refreshing = asyncio.Lock()
         self._pin = NEWEST
         self._files: FileSystem | None = None
         self._verified: Verified | None = None
+        self._verified_under = authority.blacklist
         self._next_look = 0.0
         self._task: asyncio.Task[None] | None = None
         self.offline_reason: CdnError | None = None
@@ -203,12 +208,15 @@ class MountedRepository:
     async def refresh(self) -> Refreshed:
         """Looks for a newer revision and switches to it; whatever fails, the present one stays.
 
+        The blacklist is read again before. A revision that is on it now is not read any more.
+
         Returns:
             what was found; after `Refreshed.OFFLINE`, `offline_reason` says why.
         """
-        if not self._pin.is_newest:
-            return Refreshed.SAME
         async with self._refreshing:
+            await self._read_blacklist_again()
+            if not self._pin.is_newest:
+                return Refreshed.SAME
             before = self.revision
             try:
                 await self._take(await self._fetch_documents())
@@ -298,7 +306,7 @@ class MountedRepository:
                 self.authority,
                 now=self._clock.now(),
                 known=self._known(),
-                current=self._verified,
+                current=self._verified if self._verified_under == self.authority.blacklist else None,
                 has_fallback=has_fallback,
             )
         except (RollbackError, AllSourcesFailedError) as error:
@@ -318,6 +326,16 @@ class MountedRepository:
             return self.cache.has(ObjectName(manifest.root_catalog, Kind.CATALOG))
         return manifest.history is not None and self.cache.has(ObjectName(manifest.history, Kind.HISTORY))
 
+    async def _read_blacklist_again(self) -> None:
+        if self._blacklist_file is None:
+            return
+        try:
+            blacklist = await asyncio.to_thread(read_blacklist, self._blacklist_file)
+        except CdnError as error:  # what was forbidden stays forbidden
+            event("client.blacklist.unreadable", level="warning", repository=self.fqrn, reason=str(error))
+        else:
+            self.authority = replace(self.authority, blacklist=blacklist)
+
     def _known(self) -> Known:
         """The newest that this process or another one believed."""
         noted = self._state.known() if self._state is not None else Known()
@@ -336,7 +354,7 @@ class MountedRepository:
                 self._verified = before
                 raise
             event("client.repository.opened", repository=self.fqrn, revision=self.revision, source=verified.source)
-        self._verified = verified
+        self._verified, self._verified_under = verified, self.authority.blacklist
         self.offline_reason = None
         self._next_look = self._clock.monotonic() + await self._ttl_seconds()
         if self._state is not None:
@@ -369,8 +387,12 @@ class MountedRepository:
         tree = Tree(self._pool, root)
         async with tree.root_catalog() as catalog:
             revision = catalog.revision
-        self.authority.blacklist.check_revision(self.fqrn, revision)  # an old one may be chosen by its tag
-        return FileSystem(tree, self.objects, fqrn=self.fqrn, revision=revision, variables=self._variables)
+
+        def check() -> None:
+            self.authority.blacklist.check_revision(self.fqrn, revision)
+
+        check()  # an old one may be chosen by its tag
+        return FileSystem(tree, self.objects, fqrn=self.fqrn, revision=revision, variables=self._variables, check=check)
 
     async def _ttl_seconds(self) -> float:
         async with self.files.tree.root_catalog() as catalog:
@@ -436,7 +458,7 @@ async def open_repository(
     pin: Pin = NEWEST,
     settings: ClientSettings | None = None,
     variables: Mapping[str, str] = _NO_VARIABLES,
-    blacklist: Blacklist | None = None,
+    blacklist: Blacklist | Path | None = None,
     resolver: Resolver | None = None,
     fetcher: Fetcher | None = None,
     clock: Clock | None = None,
@@ -452,7 +474,7 @@ async def open_repository(
         pin: which revision, if not the newest.
         settings: how it behaves; among them the folder of the cache.
         variables: for ``$(VAR)`` in links, such as `os.environ`.
-        blacklist: certificates and revisions that are refused.
+        blacklist: certificates and revisions that are refused, or the file that lists them.
         resolver: finds addresses of servers in place of the system's resolver.
         fetcher: sends requests in place of the usual one; closed with the repository.
         clock: in place of the machine's.
@@ -464,7 +486,9 @@ async def open_repository(
     if not is_repository_name(fqrn):
         raise UsageError(f"{fqrn[:200]!r} is no name of a repository, such as sw.example.org")
     settings = settings or ClientSettings()
-    authority = Authority(fqrn, load_keys(keys, fqrn), blacklist or Blacklist())
+    blacklist_file = blacklist if isinstance(blacklist, Path) else None
+    refused = read_blacklist(blacklist) if isinstance(blacklist, Path) else blacklist or Blacklist()
+    authority = Authority(fqrn, load_keys(keys, fqrn), refused)
     urls = parse_servers(servers, fqrn)
     external = parse_external_urls(external_urls, fqrn)
     groups = parse_proxies(proxies, fqrn)
@@ -482,6 +506,7 @@ async def open_repository(
         variables=variables,
         clock=clock,
         temporary=temporary,
+        blacklist_file=blacklist_file,
     )
     try:
         await repository.open(pin)
@@ -489,6 +514,19 @@ async def open_repository(
         await repository.close()
         raise
     return repository
+
+
+def read_blacklist(path: Path) -> Blacklist:
+    """The blacklist in a file.
+
+    Raises:
+        ConfigError: it cannot be read.
+        DocumentError: it is too large.
+    """
+    try:
+        return Blacklist.parse(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"the blacklist {path} cannot be read: {error.strerror}") from error
 
 
 def default_fetcher(urls: Iterable[str], resolver: Resolver | None = None) -> Fetcher:

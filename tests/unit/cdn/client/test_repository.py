@@ -18,6 +18,7 @@ from cdn.errors import (
     RepositoryError,
     RollbackError,
     UnreachableError,
+    UntrustedCertificateError,
     UsageError,
 )
 from cdn.objects import MANIFEST_PATH, Kind, ObjectName
@@ -262,6 +263,58 @@ async def test_a_blacklisted_revision_is_refused_however_it_is_chosen(publicatio
             await opened(publication, servers, blacklist=blacklist, pin=pin)
     async with await opened(publication, servers, blacklist=blacklist) as repository:
         assert await repository.files.read("/file") == b"two"
+        with pytest.raises(RollbackError, match="blacklisted"):
+            await repository.pinned(Pin(tag="v1"))
+
+
+async def test_a_revision_blacklisted_while_it_is_open_is_not_read_any_more(publication, tmp_path):
+    listed = tmp_path / "blacklist"
+    listed.write_text("# nothing\n")
+    servers = {ONE: Server(publication.served)}
+    async with (
+        await opened(publication, servers, blacklist=listed) as repository,
+        await opened(publication, servers, blacklist=listed, pin=Pin(tag="v1")) as pinned,
+    ):
+        before, entry = repository.files, await repository.files.stat("/file")
+        listed.write_text(f"<{publication.fqrn} 2\n")
+        assert await repository.refresh() is Refreshed.OFFLINE
+        assert isinstance(repository.offline_reason, RollbackError)
+        await pinned.refresh()
+        for files in (repository.files, before, pinned.files):
+            for use in (files.read("/file"), files.stat("/"), anext(files.walk("/")), anext(files.listdir("/"))):
+                with pytest.raises(RollbackError, match=r"revision 1 of .* is blacklisted"):
+                    await use
+            with pytest.raises(RollbackError):
+                async with files.open_entry("/file", entry):
+                    pass
+        publication.publish({"/file": b"two"})
+        assert await repository.refresh() is Refreshed.NEWER
+        assert await repository.files.read("/file") == b"two"
+        with pytest.raises(RollbackError):
+            await before.read("/file")
+
+
+async def test_a_certificate_blacklisted_while_it_is_used_is_told_at_every_look(publication, tmp_path):
+    listed = tmp_path / "blacklist"
+    listed.touch()
+    async with await opened(publication, {ONE: Server(publication.served)}, blacklist=listed) as repository:
+        listed.write_text(publication.signer.certificate.fingerprint().text)
+        for _ in range(2):
+            assert await repository.refresh() is Refreshed.OFFLINE
+            assert isinstance(repository.offline_reason, UntrustedCertificateError)
+        listed.write_text("")
+        assert await repository.refresh() is Refreshed.SAME
+
+
+async def test_a_blacklist_that_cannot_be_read_any_more_still_holds(publication, tmp_path):
+    listed = tmp_path / "blacklist"
+    listed.write_text(f"<{publication.fqrn} 2\n")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        await opened(publication, {ONE: Server(publication.served)}, blacklist=tmp_path / "absent")
+    publication.publish({"/file": b"two"})
+    async with await opened(publication, {ONE: Server(publication.served)}, blacklist=listed) as repository:
+        listed.unlink()
+        assert await repository.refresh() is Refreshed.SAME
         with pytest.raises(RollbackError, match="blacklisted"):
             await repository.pinned(Pin(tag="v1"))
 
