@@ -4,6 +4,9 @@ Names and links come from strangers. So every directory is opened without follow
 relative to that descriptor; a name that is no plain name is refused; a file appears under its name only when its
 content is complete and verified; bits that lend the owner's rights (setuid, setgid) are not copied; devices, sockets
 and FIFOs are left out and reported.
+
+However deep a tree is, only some of its directories are open at a time. One that was closed is opened again relative to
+the one above it, without following links, and must be the same directory as before.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import errno
 import os
 import secrets
 import stat
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,6 +31,7 @@ from cdn.errors import CdnError, DocumentError, PathKindError, StorageError, Sto
 from cdn.telemetry import NullProgress, Progress
 
 FILES_AT_ONCE: Final = 8
+DIRECTORIES_OPEN_MAX: Final = 32
 _DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _PERMISSIONS: Final = 0o777
@@ -49,17 +54,68 @@ class CopyReport:
 
 @dataclass(slots=True, eq=False)
 class _Directory:
-    """A local directory being filled; its own times are set when nothing more comes into it."""
+    """A local directory being filled; its own times are set when nothing more comes into it.
 
-    fd: int
+    Its parent and its name there are how it is opened again; that in which everything happens has none and stays open.
+    """
+
     entry: Entry | None
     parent: _Directory | None
+    name: str
+    identity: tuple[int, int]
     users: int = 1
 
-    def close(self) -> None:
-        if self.fd >= 0:
-            fd, self.fd = self.fd, -1
+
+class _Descriptors:
+    """Descriptors of directories, those used last kept open; what is given is good until the next one is asked for.
+
+    Args:
+        top: the directory in which everything happens.
+        fd: its descriptor, closed with the others.
+    """
+
+    def __init__(self, top: _Directory, fd: int) -> None:
+        self._top = top
+        self._top_fd = fd
+        self._open: OrderedDict[_Directory, int] = OrderedDict()
+
+    def of(self, directory: _Directory) -> int:
+        """The descriptor of a directory.
+
+        Raises:
+            OSError, StorageError: it cannot be opened again.
+        """
+        closed = []
+        while directory is not self._top and directory not in self._open:
+            closed.append(directory)
+            assert directory.parent is not None
+            directory = directory.parent
+        fd = self._top_fd
+        if directory is not self._top:
+            self._open.move_to_end(directory)
+            fd = self._open[directory]
+        for below in reversed(closed):
+            fd = _opened_again(below, fd)
+            self.keep(below, fd)
+        return fd
+
+    def keep(self, directory: _Directory, fd: int) -> None:
+        """Takes over the descriptor of a directory."""
+        self._open[directory] = fd
+        while len(self._open) > DIRECTORIES_OPEN_MAX:
+            os.close(self._open.popitem(last=False)[1])
+
+    def close(self, directory: _Directory) -> None:
+        """Closes a directory, if it is open."""
+        fd = self._open.pop(directory, None)
+        if fd is not None:
             os.close(fd)
+
+    def close_all(self) -> None:
+        """Closes every directory."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+        os.close(self._top_fd)
 
 
 @dataclass(slots=True)
@@ -67,6 +123,7 @@ class _Copy:
     """One copy command."""
 
     files: FileSystem
+    descriptors: _Descriptors
     progress: Progress
     complain: Callable[[str], None]
     report: CopyReport = field(default_factory=CopyReport)
@@ -100,17 +157,18 @@ async def copy_out(
         CdnError: the path cannot be read at all.
         StorageError: the target cannot be written.
     """
-    copy = _Copy(files, progress or NullProgress(), complain)
+    progress = progress or NullProgress()
     found = await files.resolve(path, follow=not recursive or path.endswith("/"))
     if found.entry.is_directory and not recursive:
         raise PathKindError(f"{found.path or '/'} is a directory: use -r to copy it with everything in it")
-    copy.progress.start(None, "bytes")
+    progress.start(None, "bytes")
     try:
-        top, name = _parent_of(target)
+        top, fd, name = _parent_of(target)
+        copy = _Copy(files, _Descriptors(top, fd), progress, complain)
         try:
             await _copy_tree(copy, found.path, found.entry, top, name)
         finally:
-            os.close(top.fd)
+            copy.descriptors.close_all()
     except OSError as error:
         raise _unwritable(target, error) from error
     except ExceptionGroup as failures:
@@ -119,10 +177,32 @@ async def copy_out(
     return copy.report
 
 
-def _parent_of(target: str) -> tuple[_Directory, str]:
-    """The directory that a target lies in, and its name there."""
+def _parent_of(target: str) -> tuple[_Directory, int, str]:
+    """The directory that a target lies in, its descriptor, and the target's name there."""
     folder, name = os.path.split(os.path.abspath(target))
-    return _Directory(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC), None, None), name
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return _Directory(None, None, folder, _identity(fd)), fd, name
+
+
+def _opened_again(directory: _Directory, above: int) -> int:
+    """A descriptor of a directory that was closed, if it still is where it was in the one above it."""
+    complaint = f"the directory {directory.name!r} was taken away or replaced while it was being filled"
+    try:
+        fd = os.open(directory.name, _DIRECTORY, dir_fd=above)
+    except OSError as error:
+        if error.errno in _ENDING:
+            raise
+        raise StorageError(complaint) from error
+    if _identity(fd) != directory.identity:
+        os.close(fd)
+        raise StorageError(complaint)
+    return fd
+
+
+def _identity(fd: int) -> tuple[int, int]:
+    """What tells a directory from any other one that may be put in its place."""
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
 
 
 def _unwritable(target: str, error: OSError) -> StorageError:
@@ -135,13 +215,9 @@ async def _copy_tree(copy: _Copy, path: str, entry: Entry, top: _Directory, name
         await _copy_one(copy, path, entry, top, name)
         return
     directories = {path: _make_directory(copy, top, name, entry)}
-    try:
-        await _copy_below(copy, path, directories)
-        for directory in reversed(list(directories.values())):
-            _leave(directory)
-    finally:
-        for directory in directories.values():
-            directory.close()
+    await _copy_below(copy, path, directories)
+    for directory in reversed(list(directories.values())):
+        _leave(copy, directory)
 
 
 async def _copy_below(copy: _Copy, path: str, directories: dict[str, _Directory]) -> None:
@@ -153,7 +229,7 @@ async def _copy_below(copy: _Copy, path: str, directories: dict[str, _Directory]
                 continue
             folder = parent_of(below)
             for left in _left_behind(last, folder):
-                _leave(directories.pop(left))
+                _leave(copy, directories.pop(left))
             last = below if child.is_directory else folder
             parent = directories[folder]
             if not is_name(child.name):
@@ -180,7 +256,7 @@ async def _copy_in_background(copy: _Copy, path: str, entry: Entry, parent: _Dir
         await _copy_one(copy, path, entry, parent, entry.name)
     finally:
         copy.slots.release()
-        _leave(parent)
+        _leave(copy, parent)
 
 
 async def _copy_one(copy: _Copy, path: str, entry: Entry, parent: _Directory, name: str) -> None:
@@ -211,8 +287,9 @@ def _copy_link(copy: _Copy, path: str, entry: Entry, parent: _Directory, name: s
         copy.report.skipped += 1
         copy.complain(f"{path} is left out: its target {entry.symlink!r} is empty here")
         return
-    _replace(parent.fd, name, lambda new: os.symlink(target, new, dir_fd=parent.fd))
-    _set_times(entry, name, parent.fd)
+    fd = copy.descriptors.of(parent)
+    _replace(fd, name, lambda new: os.symlink(target, new, dir_fd=fd))
+    _set_times(entry, name, fd)
     copy.report.symlinks += 1
 
 
@@ -220,17 +297,18 @@ async def _copy_content(copy: _Copy, path: str, entry: Entry, parent: _Directory
     copy.progress.expect(entry.size)
     temporary = f".cdn-{secrets.token_hex(8)}"
     async with copy.files.open_entry(path, entry) as file:
-        fd = os.open(temporary, _NEW_FILE, 0o600, dir_fd=parent.fd)
+        fd = os.open(temporary, _NEW_FILE, 0o600, dir_fd=copy.descriptors.of(parent))
         try:
             async for piece in pieces_of(file):
                 await in_thread(_write_all, fd, piece)
                 copy.progress.advance(len(piece))
             os.fchmod(fd, stat.S_IMODE(entry.mode) & _PERMISSIONS)
             os.utime(fd, ns=(_nanoseconds(entry), _nanoseconds(entry)))
-            os.rename(temporary, name, src_dir_fd=parent.fd, dst_dir_fd=parent.fd)
+            folder = copy.descriptors.of(parent)
+            os.rename(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
         except BaseException:
-            with suppress(OSError):
-                os.unlink(temporary, dir_fd=parent.fd)
+            with suppress(OSError, StorageError):
+                os.unlink(temporary, dir_fd=copy.descriptors.of(parent))
             raise
         finally:
             os.close(fd)
@@ -240,30 +318,34 @@ async def _copy_content(copy: _Copy, path: str, entry: Entry, parent: _Directory
 
 def _make_directory(copy: _Copy, parent: _Directory, name: str, entry: Entry) -> _Directory:
     """A directory to fill, made if it is not there; a link in its place is not followed."""
+    above = copy.descriptors.of(parent)
     try:
-        os.mkdir(name, 0o700, dir_fd=parent.fd)
+        os.mkdir(name, 0o700, dir_fd=above)
     except FileExistsError:
         try:
-            fd = os.open(name, _DIRECTORY, dir_fd=parent.fd)
+            fd = os.open(name, _DIRECTORY, dir_fd=above)
         except OSError as error:
             raise StorageError(f"{name!r} is in the way where a directory must be: {error.strerror}") from error
     else:
-        fd = os.open(name, _DIRECTORY, dir_fd=parent.fd)
+        fd = os.open(name, _DIRECTORY, dir_fd=above)
+    made = _Directory(entry, parent, name, _identity(fd))
+    copy.descriptors.keep(made, fd)
     parent.users += 1
     copy.report.directories += 1
-    return _Directory(fd, entry, parent)
+    return made
 
 
-def _leave(directory: _Directory) -> None:
+def _leave(copy: _Copy, directory: _Directory) -> None:
     """Gives up one use of a directory; with the last one it gets its own mode and time, and so may those above it."""
     left: _Directory | None = directory
     while left is not None:
         left.users -= 1
         if left.users or left.entry is None:
             return
-        os.fchmod(left.fd, stat.S_IMODE(left.entry.mode) & _PERMISSIONS)
-        os.utime(left.fd, ns=(_nanoseconds(left.entry), _nanoseconds(left.entry)))
-        left.close()
+        fd = copy.descriptors.of(left)
+        os.fchmod(fd, stat.S_IMODE(left.entry.mode) & _PERMISSIONS)
+        os.utime(fd, ns=(_nanoseconds(left.entry), _nanoseconds(left.entry)))
+        copy.descriptors.close(left)
         left = left.parent
 
 

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from cdn.client.copying import copy_out
+from cdn.client.copying import DIRECTORIES_OPEN_MAX, copy_out
 from cdn.client.repository import open_repository
 from cdn.clock import ManualClock
 from cdn.errors import PathKindError, StorageError
@@ -60,9 +60,9 @@ async def files(published, server):
 
 @pytest.fixture
 def deep_target(tmp_path):
-    """Where a deep tree may go: one file may be open for each of its levels, and it is removed without recursion."""
+    """Where a deep tree may go while few files may be open; it is removed without recursion."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/dev/fd"))) + 80, hard))
     yield tmp_path / "copy"
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     subprocess.run(["rm", "-rf", tmp_path / "copy"], check=True)
@@ -160,3 +160,29 @@ async def test_a_tree_deeper_than_calls_may_nest_is_copied(deep_target):
     async with await open_repository(publication.fqrn, **reach, clock=ManualClock(NOW + 9)) as repository:
         report = await copy_out(repository.files, "/", str(deep_target), recursive=True)
     assert (report.files, report.directories) == (1, depth + 1)
+
+
+@pytest.mark.parametrize("kind", ["a link", "another directory", "nothing"])
+async def test_a_directory_replaced_while_it_is_filled_is_not_written_into(tmp_path, kind):
+    target, outside = tmp_path / "copy", tmp_path / "outside"
+    outside.mkdir()
+    deep = "/a" + "/d" * (DIRECTORIES_OPEN_MAX + 5)
+    pipes = {
+        f"{deep}/pipe{number}": directory_entry(mode=stat.S_IFIFO | 0o644, size=0, link_count=1) for number in range(20)
+    }
+
+    def replace_it(_: str) -> None:  # the first pipe is complained about before the walk is through
+        if not (tmp_path / "aside").exists():
+            (target / "a").rename(tmp_path / "aside")
+            if kind == "a link":
+                (target / "a").symlink_to(outside)
+            elif kind == "another directory":
+                outside.rename(target / "a")
+
+    publication = Publication()
+    publication.publish({**pipes, "/a/z": b"last"})
+    reach = {"servers": BASE, "keys": publication.keys, "fetcher": Network({BASE: Server(publication.served)})}
+    async with await open_repository(publication.fqrn, **reach, clock=ManualClock(NOW + 9)) as repository:
+        with pytest.raises(StorageError, match="taken away or replaced"):
+            await copy_out(repository.files, "/", str(target), recursive=True, complain=replace_it)
+    assert not list(tmp_path.rglob("z"))
