@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from cdn.catalog.nesting import AUTO_MARKER, CATALOG_MARKER
 from cdn.clock import ManualClock
-from cdn.errors import CdnError, PathExistsError, PathKindError, PathMissingError
+from cdn.errors import CdnError, PathExistsError, PathKindError, PathMissingError, UsageError
 from stratum0.changes import Change, ChangeKind, is_at_or_below, is_below, name_of, parent_of
 from stratum0.transaction import Transaction
 from tests.fakes.publishers import new_publisher, published, reopened
@@ -63,8 +63,9 @@ class Staging(RuleBasedStateMachine):
 
     def a_path(self, data) -> str:
         """A path that is there or could be."""
-        known = sorted(self.model)
-        path = data.draw(st.sampled_from(known))
+        path = data.draw(st.sampled_from(sorted(self.model)))
+        if name_of(path) == CATALOG_MARKER:  # nothing can be below it, whatever it is
+            return path
         return path if data.draw(st.booleans()) and path else f"{path}/{data.draw(NAMES)}"
 
     def why_not(self, path: str) -> type[CdnError] | None:
@@ -144,8 +145,10 @@ class Staging(RuleBasedStateMachine):
             with pytest.raises(PathMissingError):
                 self.staged.move(source, destination)
             return
-        refused = None
-        if is_below(destination, source):
+        refused: tuple[type[CdnError], ...] | type[CdnError] | None = None
+        if name_of(destination) == CATALOG_MARKER and node.kind != "file":
+            refused = (PathKindError, PathExistsError, UsageError)
+        elif is_below(destination, source):
             refused = PathKindError
         elif source == destination:
             refused = None
