@@ -110,7 +110,8 @@ class Staging(RuleBasedStateMachine):
 
     @rule(data=st.data(), deeper=st.lists(NAMES, max_size=2))
     def mkdir(self, data, deeper):
-        path = "/".join([self.a_path(data), *deeper])
+        top = self.a_path(data)
+        path = top if name_of(top) == CATALOG_MARKER else "/".join([top, *deeper])
         lineage = [path]
         while lineage[-1] and lineage[-1] not in self.model:
             lineage.append(parent_of(lineage[-1]))
