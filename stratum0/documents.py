@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from cdn.compression import compress
+from cdn.compression import compress_reproducibly
 from cdn.errors import DocumentError, ObjectMissingError
 from cdn.hashing import Digest, digest_of
 from cdn.keyfiles import write_file
@@ -42,7 +42,7 @@ def store_document(store: ObjectStore, plain: bytes, kind: Kind, algorithm: Algo
     Raises:
         StorageError: it could not be stored.
     """
-    stored = compress(plain)
+    stored = compress_reproducibly(plain)
     name = ObjectName(digest_of(algorithm, stored), kind)
     store.put(name.path, stored)
     return name

@@ -9,7 +9,7 @@ import zlib
 import pytest
 
 from cdn import compression
-from cdn.compression import Compression, Decompressor, compress, decompress
+from cdn.compression import Compression, Decompressor, compress, compress_reproducibly, decompress
 from cdn.errors import DocumentError
 
 PLAIN = b"hello world, " * 1000
@@ -162,6 +162,12 @@ def test_any_buffer_is_taken(make) -> None:
 def test_an_error_names_the_document() -> None:
     with pytest.raises(DocumentError, match=r"^catalog /software is damaged"):
         decompress(b"x", size_max=1, document="catalog /software")
+
+
+def test_reproducible_streams_are_the_ones_of_zlib_itself_whatever_library_is_there() -> None:
+    """Whoever inflates such an object and deflates it again must end with the same name for it."""
+    for plain in (b"", b"hello\n", PLAIN, bytes(range(256)) * 300, b"".join(b"%d " % n for n in range(20_000))):
+        assert compress_reproducibly(plain) == zlib.compress(plain, -1)
 
 
 def test_compressions_have_names_in_options() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import zlib
 from dataclasses import replace
 
 import pytest
 
 from cdn.errors import DocumentError
+from cdn.hashing import digest_of
 from cdn.metainfo import Metainfo
 from cdn.objects import REFLOG_PATH, Kind, ObjectName
 from cdn.reflog import Reflog
@@ -25,6 +27,20 @@ def test_publishing_again_keeps_the_revision_and_moves_the_time_only_forward(tmp
     assert published(repository).manifest == after
     stored = repository.read_object(ObjectName(after.metainfo, Kind.METAINFO), size_max=1 << 20)
     assert Metainfo.from_object(stored).administrator == "somebody"
+
+
+def test_certificate_and_metainfo_keep_their_names_when_a_stratum_1_deflates_them_again(tmp_path):
+    """CernVM-FS replicas store these two anew, by zlib at its default level, under the name that the manifest says."""
+    repository = new_publisher(tmp_path)
+    description = "; ".join(f"software number {number}" for number in range(200))
+    with repository.publishing():
+        manifest = documents.republish(repository, metainfo=Metainfo(description=description))
+    for name in (
+        ObjectName(manifest.certificate, Kind.CERTIFICATE),
+        ObjectName(manifest.metainfo, Kind.METAINFO),
+    ):
+        deflated_again = zlib.compress(zlib.decompress(repository.store.read(name.path, size_max=1 << 20)))
+        assert digest_of(name.digest.algorithm, deflated_again) == name.digest
 
 
 def test_a_lost_reflog_is_begun_anew(tmp_path):
