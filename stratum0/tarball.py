@@ -387,7 +387,7 @@ class TarballReader:
         self._flush()
 
     def _take_hardlink(self, info: tarfile.TarInfo, path: str) -> None:
-        """A hard link becomes a file of its own with its target's content, as CernVM-FS's own ingestion makes it."""
+        """A hard link is its target's content under another name; in one folder the two stay linked."""
         target = self._path_of(info.linkname)
         self._settle()
         entry = None if target is None else self._transaction.find(target)
