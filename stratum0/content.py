@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import weakref
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
@@ -145,10 +146,15 @@ class ContentIndex:
 
     def __init__(self, file: str | os.PathLike[str]) -> None:
         self._connection = sqlite3.connect(file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-        self._connection.execute("PRAGMA journal_mode = WAL")
-        self._connection.execute("PRAGMA synchronous = OFF")  # a cache: losing it costs time, never content
-        self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-        self._connection.execute(_SCHEMA)
+        try:
+            self._connection.execute("PRAGMA journal_mode = WAL")
+            self._connection.execute("PRAGMA synchronous = OFF")  # a cache: losing it costs time, never content
+            self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+            self._connection.execute(_SCHEMA)
+        except BaseException:
+            self._connection.close()
+            raise
+        weakref.finalize(self, self._connection.close).atexit = False  # nobody need close a repository
 
     def find(self, wanted: Iterable[tuple[bytes, Kind]], settings: ContentSettings) -> list[tuple[Digest, int] | None]:
         """Of each content, the digest under which it is stored in this way, and the stored size; None if it is not.

@@ -181,11 +181,15 @@ class SourceMemory:
 
     def _opened(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._file, isolation_level=None)
-        connection.execute("PRAGMA synchronous = OFF")
-        connection.execute("PRAGMA cache_size = -16384")
-        for statement in _SCHEMA:
-            connection.execute(statement)
-        connection.execute("BEGIN IMMEDIATE")
+        try:
+            connection.execute("PRAGMA synchronous = OFF")
+            connection.execute("PRAGMA cache_size = -16384")
+            for statement in _SCHEMA:
+                connection.execute(statement)
+            connection.execute("BEGIN IMMEDIATE")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     @property

@@ -105,14 +105,21 @@ class Staging:
             self._connection = sqlite3.connect(
                 self.file, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-            self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
-            self._connection.create_function("folder", 1, _folder, deterministic=True)
-            if not self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
-                with self._recording():
-                    for statement in _TABLES:
-                        self._connection.execute(statement)
+            try:
+                self._prepare(durable=durable)
+            except BaseException:
+                self._connection.close()
+                raise
+
+    def _prepare(self, *, durable: bool) -> None:
+        self._connection.execute("PRAGMA journal_mode = WAL")
+        self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        self._connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'OFF'}")
+        self._connection.create_function("folder", 1, _folder, deterministic=True)
+        if not self._connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+            with self._recording():
+                for statement in _TABLES:
+                    self._connection.execute(statement)
 
     def close(self) -> None:
         """Closes the file."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self
@@ -129,6 +130,7 @@ class State:
         except BaseException:
             connection.close()
             raise
+        weakref.finalize(self, connection.close).atexit = False  # nobody need close a repository
         return connection
 
     def _create(self, connection: sqlite3.Connection) -> None:
