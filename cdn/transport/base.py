@@ -13,7 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
@@ -21,19 +21,24 @@ _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A GET or HEAD request.
+    """A request, of GET or HEAD unless somebody passes another one on.
 
     Args:
         url: absolute, `http`, `https` or `file`.
-        method: ``GET`` or ``HEAD``.
+        method: such as ``GET`` or ``HEAD``.
         headers: request headers.
         proxy: URL of an HTTP proxy to send it through, or None for a direct request.
+        body: sent after the head, as fast as it comes and the peer takes it; its size is a ``Content-Length`` in
+            `headers`, or nobody knows it. It can be sent once.
+        on_interim: told status and fields of each interim answer (1xx) that comes before the answer.
     """
 
     url: str
     method: str = "GET"
     headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS)
     proxy: str | None = None
+    body: AsyncIterable[bytes] | None = None
+    on_interim: Callable[[int, tuple[tuple[str, str], ...]], None] | None = None
 
 
 class Response(Protocol):

@@ -7,12 +7,14 @@ The library underneath (aiohttp) is imported when a fetcher is made, not before:
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import os
 import socket
 import time
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -34,6 +36,7 @@ from cdn.transport.speed import SpeedGauge, SpeedLimit
 
 if TYPE_CHECKING:
     import aiohttp
+    from aiohttp.connector import Connection
 
 USER_AGENT: Final = f"stratocast/{cdn.__version__}"
 _READ_BYTES: Final = 256 << 10
@@ -127,16 +130,21 @@ class HttpFetcher:
         from yarl import URL
 
         settings = self._settings
-        with _mapped(request.url):
-            async with asyncio.timeout(settings.head_timeout_seconds):
-                return await self._opened_session(request.url).request(
-                    request.method,
-                    URL(request.url, encoded=True),  # as it is: peers and caches compare URLs byte by byte
-                    headers=request.headers,
-                    proxy=request.proxy,
-                    allow_redirects=settings.redirects_max > 0,
-                    max_redirects=settings.redirects_max + 1,  # there, the one that fails is counted too
-                )
+        told = _INTERIM.set(request.on_interim)
+        try:
+            with _mapped(request.url):
+                async with asyncio.timeout(settings.head_timeout_seconds) as deadline:
+                    return await self._opened_session(request.url).request(
+                        request.method,
+                        URL(request.url, encoded=True),  # as it is: peers and caches compare URLs byte by byte
+                        headers=request.headers,
+                        data=_timed(request.body, deadline, settings) if request.body is not None else None,
+                        proxy=request.proxy,
+                        allow_redirects=settings.redirects_max > 0,
+                        max_redirects=settings.redirects_max + 1,  # there, the one that fails is counted too
+                    )
+        finally:
+            _INTERIM.reset(told)
 
     def _opened_session(self, url: str) -> aiohttp.ClientSession:
         if self._is_closed:
@@ -164,7 +172,9 @@ class HttpFetcher:
                 sock_read=settings.idle_timeout_seconds,
             ),
             headers={"User-Agent": settings.user_agent, **settings.headers},
-            skip_auto_headers=("Accept-Encoding",),  # objects are served as they are stored (spec §4)
+            response_class=_interim_aware(),
+            # Objects are served as they are stored (spec §4); what a body is, its sender says.
+            skip_auto_headers=("Accept-Encoding", "Content-Type"),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
@@ -222,6 +232,56 @@ class HttpResponse:
             self._answer.close()
             raise
         return piece
+
+
+async def _timed(body: AsyncIterable[bytes], deadline: asyncio.Timeout, settings: HttpSettings) -> AsyncIterator[bytes]:
+    """A body on its way up: the time to answer begins when it is sent, and the peer must take each piece in time."""
+    loop = asyncio.get_running_loop()
+
+    def allow(seconds: float | None) -> None:
+        with suppress(RuntimeError):  # the answer came before the whole body was sent
+            deadline.reschedule(None if seconds is None else loop.time() + seconds)
+
+    allow(None)
+    async for piece in body:
+        allow(settings.idle_timeout_seconds)
+        yield piece
+        allow(None)
+    allow(settings.head_timeout_seconds)
+
+
+_Told = Callable[[int, tuple[tuple[str, str], ...]], None]
+_INTERIM: ContextVar[_Told | None] = ContextVar("interim", default=None)
+"""Who wants to know of interim answers to the request that this task is sending."""
+
+
+@functools.cache
+def _interim_aware() -> type[aiohttp.ClientResponse]:
+    """The library's class of answers, which by itself drops interim ones in silence."""
+    import aiohttp
+
+    class Answer(aiohttp.ClientResponse):
+        async def start(self, connection: Connection) -> Answer:
+            told, protocol = _INTERIM.get(), connection.protocol
+            if told is None or protocol is None:
+                await super().start(connection)
+                return self
+            read = protocol.read
+
+            async def read_and_tell() -> tuple[Any, Any]:
+                message, payload = await read()
+                if 100 < message.code < 200 and message.code != 101:
+                    told(message.code, tuple(message.headers.items()))
+                return message, payload
+
+            protocol.read = read_and_tell  # type: ignore[method-assign]
+            try:
+                await super().start(connection)
+            finally:
+                del protocol.read
+            return self
+
+    return Answer
 
 
 async def _let_go(answer: aiohttp.ClientResponse) -> None:

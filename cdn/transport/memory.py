@@ -62,6 +62,8 @@ class MemoryFetcher:
         self._is_closed = False
         self.requests: deque[Request] = deque(maxlen=100_000)
         """What was asked for, oldest first."""
+        self.bodies: deque[bytes] = deque(maxlen=1000)
+        """What was sent with requests that had a body."""
 
     @asynccontextmanager
     async def send(self, request: Request) -> AsyncIterator[MemoryResponse]:
@@ -69,6 +71,8 @@ class MemoryFetcher:
         if self._is_closed:
             raise UnreachableError(request.url, "this fetcher is closed")
         self.requests.append(request)
+        if request.body is not None:
+            self.bodies.append(b"".join([piece async for piece in request.body]))
         answer = self._answer(request)
         if answer.head_gate is not None:
             await answer.head_gate.wait()

@@ -416,3 +416,79 @@ async def test_closing_gives_up_what_is_under_way() -> None:
         with pytest.raises(TransportError):
             async with asyncio.timeout(10):
                 await task
+
+
+async def _pieces(*pieces: bytes) -> AsyncIterator[bytes]:
+    for piece in pieces:
+        yield piece
+
+
+@pytest.mark.parametrize(
+    ("headers", "framing"), [({"Content-Length": "11"}, "content-length"), ({}, "transfer-encoding")]
+)
+async def test_a_body_is_sent_as_it_comes(headers, framing) -> None:
+    async def echo(request: web.Request) -> web.Response:
+        names = {name.lower() for name in request.headers}
+        return web.Response(body=await request.read(), headers={"X-Framing": " ".join(sorted(names))})
+
+    async with serving(echo) as url, closing(HttpFetcher()) as fetcher:
+        request = Request(url + "/x", "PUT", headers, body=_pieces(b"hello ", b"", b"world"))
+        async with fetcher.send(request) as response:
+            assert await body_of(response) == b"hello world"
+            sent = set(response.headers["X-Framing"].split())
+    assert {"content-length", "transfer-encoding"} & sent == {framing}
+    assert "content-type" not in sent
+
+
+async def test_the_time_to_answer_begins_when_the_body_is_sent() -> None:
+    first_taken, patience = asyncio.Event(), HttpSettings(head_timeout_seconds=1, idle_timeout_seconds=30)
+
+    async def reading(request: web.Request) -> web.Response:
+        await request.content.readexactly(1)
+        first_taken.set()
+        return web.Response(body=await request.read())
+
+    async def late() -> AsyncIterator[bytes]:
+        yield b"a"
+        await first_taken.wait()
+        await asyncio.sleep(1.5)  # the client's time, of which the peer has none to answer for
+        yield b"b"
+
+    async with (
+        serving(reading) as url,
+        closing(HttpFetcher(patience)) as fetcher,
+        fetcher.send(Request(url + "/x", "POST", body=late())) as response,
+    ):
+        assert await body_of(response) == b"b"
+
+
+async def test_a_body_that_fails_is_never_whole_at_the_peer() -> None:
+    arrived = []
+
+    async def reading(request: web.Request) -> web.Response:
+        arrived.append(await request.read())
+        return web.Response()
+
+    async def failing() -> AsyncIterator[bytes]:
+        yield b"a"
+        raise ValueError
+
+    async with serving(reading) as url, closing(HttpFetcher()) as fetcher:
+        for headers in ({}, {"Content-Length": "2"}):
+            with pytest.raises(TransportError):
+                async with fetcher.send(Request(url + "/x", "POST", headers, body=failing())):
+                    pass
+    assert arrived == []
+
+
+async def test_interim_answers_are_told_to_whoever_wants_to_know() -> None:
+    hints = b"HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </a>\r\nLink: </b>\r\n\r\n"
+    behaviour = answering(hints + OK + b"Content-Length: 2\r\n\r\nok")
+    async with HostileServer(behaviour) as server, closing(HttpFetcher()) as fetcher:
+        told: list[tuple[int, tuple[tuple[str, str], ...]]] = []
+        request = Request(server.url + "/x", on_interim=lambda status, fields: told.append((status, fields)))
+        async with fetcher.send(request) as response:
+            assert (response.status, await body_of(response)) == (200, b"ok")
+        assert told == [(102, ()), (103, (("Link", "</a>"), ("Link", "</b>")))]
+        assert await get(fetcher, server.url + "/x") == b"ok"
+        assert len(told) == 2
