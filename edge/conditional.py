@@ -29,7 +29,8 @@ def is_not_modified(request: Headers, response: Headers) -> bool:
     if wanted is not None:
         return _lists_tag(wanted, response.get("ETag"))
     since = parse_http_date(request.get("If-Modified-Since"))
-    modified = parse_http_date(response.get("Last-Modified"))
+    dated_by = "Last-Modified" if "Last-Modified" in response else "Date"  # RFC 9111 §4.3.2
+    modified = parse_http_date(response.get(dated_by))
     return since is not None and modified is not None and modified <= since
 
 

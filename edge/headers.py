@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from email.utils import formatdate, parsedate_to_datetime
+from datetime import UTC, datetime
+from email.utils import formatdate
 from typing import Final
 
+_MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_MONTH: Final = "(" + "|".join(_MONTHS) + ")"
+_CLOCK: Final = "((?:[01][0-9]|2[0-3]):[0-5][0-9]:(?:[0-5][0-9]|60))"
+_CENTURY_TURNS_AT: Final = 70
+"""Years of two digits from here on are of the last century."""
+_DATE: Final = re.compile(
+    rf"(?:mon|tue|wed|thu|fri|sat|sun), ([0-9]{{2}}) {_MONTH} ([0-9]{{4}}) {_CLOCK} GMT"
+    rf"|(?:mon|tues|wednes|thurs|fri|satur|sun)day, ([0-9]{{2}})-{_MONTH}-([0-9]{{2}}) {_CLOCK} GMT"
+    rf"|(?:mon|tue|wed|thu|fri|sat|sun) {_MONTH} ([0-9 ][0-9]) {_CLOCK} ([0-9]{{4}})",
+    re.ASCII | re.IGNORECASE,
+)
 HOP_BY_HOP: Final = frozenset(
     {
         "connection",
@@ -100,11 +113,22 @@ def http_date(seconds: float) -> str:
 
 
 def parse_http_date(text: str | None) -> float | None:
-    """Seconds since the epoch, or None for what is no date."""
-    if not text or len(text) > 64:
+    """Seconds since the epoch, or None for what is no date in one of the three forms of RFC 9110 §5.6.7."""
+    found = _DATE.fullmatch(text) if text and len(text) <= 64 else None
+    if found is None:
         return None
+    day, month, year, clock = (next(filter(None, each)) for each in _alternatives(found))
+    number = int(year) if len(year) == 4 else int(year) + (1900 if int(year) >= _CENTURY_TURNS_AT else 2000)
+    hours, minutes, seconds = map(int, clock.split(":"))
     try:
-        parsed = parsedate_to_datetime(text)
-        return parsed.timestamp() if parsed.tzinfo is not None else None
-    except (ValueError, TypeError, OverflowError, IndexError):
+        date = datetime(
+            number, _MONTHS.index(month.lower()) + 1, int(day), hours, minutes, min(seconds, 59), tzinfo=UTC
+        )
+    except ValueError:
         return None
+    return date.timestamp() + max(0, seconds - 59)
+
+
+def _alternatives(found: re.Match[str]) -> tuple[tuple[str | None, ...], ...]:
+    """Day, month, year and time, each as the three forms have it."""
+    return found.group(1, 5, 10), found.group(2, 6, 9), found.group(3, 7, 12), found.group(4, 8, 11)

@@ -7,25 +7,37 @@ only) reaches these rules as a `Lifetime`, made by `edge.content`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
+from urllib.parse import urljoin, urlsplit
 
-from edge.headers import Headers, http_date, parse_http_date, quoted_list, tokens
+from edge.cache_directives import (
+    SECONDS_MAX,
+    Directives,
+    cache_control,
+    delta_seconds,
+    response_directives,
+    targeted_directives,
+)
+from edge.headers import Headers, http_date, parse_http_date, tokens
 
-SECONDS_MAX: Final = 2**31
-"""What a larger number of seconds is read as (RFC 9111 §1.2.2)."""
 HEURISTIC_FRACTION: Final = 0.1
 HEURISTIC_SECONDS_MAX: Final = 86400.0
 HEURISTIC_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 308, 404, 405, 410, 414, 501})
 """Statuses whose answers may be stored without being told so (RFC 9110 §15.1), 206 excepted: parts are not stored."""
 UNDERSTOOD_STATUSES: Final = frozenset({200, 203, 204, 300, 301, 302, 307, 308, 404, 405, 410, 414, 500, 501, 502, 503})
 """Statuses whose meaning this cache knows, as `must-understand` asks (RFC 9111 §5.2.2.3)."""
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS", "PROPFIND", "QUERY", "REPORT", "SEARCH", "TRACE"})
+"""Methods that change nothing (RFC 9110 §9.2.1); of a method nobody knows, the worst is assumed."""
+_CASE_INSENSITIVE: Final = frozenset({"accept-charset", "accept-encoding", "accept-language"})
+"""Request fields whose values mean the same in capitals (RFC 9110 §8.3.2, §8.4.1, §8.5.1)."""
 _NOT_UPDATED: Final = ("Content-Encoding", "Content-Length", "Content-Range", "Content-Type", "ETag")
 """What a 304 does not change in a stored response: it describes the bytes that are kept (RFC 9111 §3.2)."""
 
-Directives = Mapping[str, str | None]
+Selecting = tuple[tuple[str, str | None], ...]
+"""Names of request fields with their values, by which an answer was selected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +73,15 @@ class StoredHead:
     headers: Headers
     asked_at: float
     answered_at: float
-    selecting: tuple[tuple[str, str | None], ...] = ()
+    selecting: Selecting = ()
 
 
 class Decision(Enum):
     """What to do with a request, given what is stored."""
 
     SERVE = "serve"
+    SERVE_AND_VALIDATE = "serve and validate"
+    """Serve it although it is stale, and find out meanwhile what is current (`stale-while-revalidate`)."""
     VALIDATE = "validate"
     FETCH = "fetch"
     FAIL = "fail"
@@ -90,6 +104,8 @@ def decide(
         return Decision.FAIL if wants_only_cached(request) else Decision.FETCH
     if serves_without_validation(request, stored, lifetime, now):
         return Decision.SERVE
+    if serves_while_validating(request, stored, lifetime, now):
+        return Decision.SERVE_AND_VALIDATE
     if wants_only_cached(request):
         return Decision.FAIL
     if lifetime.is_immutable and reload_immutable:
@@ -104,36 +120,7 @@ def serves_without_validation(request: Headers, stored: StoredHead, lifetime: Li
     return is_fresh_enough(request, stored, lifetime, now) or allows_staleness(request, stored, lifetime, now)
 
 
-# ------------------------------------------------------------------------------------------------------ Cache-Control
-
-
-def cache_control(headers: Headers) -> Directives:
-    """The directives of `Cache-Control`; of a repeated one the most restrictive counts (RFC 9111 §4.2.1, §5.2)."""
-    found: dict[str, str | None] = {}
-    for member in quoted_list(headers.joined("Cache-Control") or ""):
-        name, equals, value = member.partition("=")
-        name, argument = name.strip().lower(), _unquoted(value.strip()) if equals else None
-        if name and (name not in found or _is_stricter(argument, found[name])):
-            found[name] = argument
-    return found
-
-
-def delta_seconds(text: str | None) -> float | None:
-    """A number of seconds, or None for anything else (RFC 9111 §1.2.2)."""
-    if text is None or not (text.isascii() and text.isdigit()):
-        return None
-    return float(min(int(text[:12]), SECONDS_MAX))
-
-
-def _unquoted(text: str) -> str:
-    return text[1:-1].replace("\\", "") if len(text) > 1 and text[0] == text[-1] == '"' else text
-
-
-def _is_stricter(new: str | None, known: str | None) -> bool:
-    """Compares two arguments of one directive: none is stricter than any, a smaller number than a larger one."""
-    if new is None or known is None:
-        return known is not None
-    return (delta_seconds(new) or 0.0) < (delta_seconds(known) or 0.0)
+# ---------------------------------------------------------------------------------------- what clients and origins want
 
 
 def wants_validation(request: Headers) -> bool:
@@ -150,16 +137,23 @@ def wants_only_cached(request: Headers) -> bool:
 
 def must_always_validate(stored: StoredHead) -> bool:
     """Whether every use needs the origin's word (RFC 9111 §5.2.2.4); a qualified `no-cache` is taken as unqualified."""
-    return "no-cache" in cache_control(stored.headers)
+    return "no-cache" in response_directives(stored.headers)
 
 
 def forbids_staleness(stored: StoredHead) -> bool:
     """Whether it must not be used stale, whatever happens (RFC 9111 §5.2.2.2, §5.2.2.8, §5.2.2.10)."""
-    directives = cache_control(stored.headers)
+    directives = response_directives(stored.headers)
     return not directives.keys().isdisjoint({"must-revalidate", "proxy-revalidate", "s-maxage", "no-cache"})
 
 
 # -------------------------------------------------------------------------------------------------- age and freshness
+
+
+def dated(headers: Headers, answered_at: float) -> Headers:
+    """The fields of an answer, with the time it came if they have none, or one that is no date (RFC 9110 §6.6.1)."""
+    if parse_http_date(headers.get("Date")) is not None:
+        return headers
+    return headers.replaced("Date", http_date(answered_at))
 
 
 def current_age(stored: StoredHead, now: float) -> float:
@@ -178,13 +172,13 @@ def age_value(headers: Headers) -> float:
 
 def explicit_lifetime(headers: Headers) -> float | None:
     """The lifetime that the answer itself gives to shared caches (RFC 9111 §4.2.1); 0 if what it gives is damaged."""
-    directives = cache_control(headers)
+    directives = response_directives(headers)
     for name in ("s-maxage", "max-age"):
         if name in directives:
             return delta_seconds(directives[name]) or 0.0
-    if "Expires" not in headers:
+    if "Expires" not in headers or targeted_directives(headers) is not None:
         return None
-    expires = parse_http_date(headers.get("Expires"))
+    expires = parse_http_date(headers.joined("Expires"))
     date = parse_http_date(headers.get("Date"))
     return max(0.0, expires - date) if expires is not None and date is not None else 0.0
 
@@ -240,6 +234,16 @@ def allows_staleness(request: Headers, stored: StoredHead, lifetime: Lifetime, n
     return -seconds_left(stored, lifetime, now) <= (allowed or 0.0)
 
 
+def serves_while_validating(request: Headers, stored: StoredHead, lifetime: Lifetime, now: float) -> bool:
+    """Whether it is so little stale that the client need not wait: `stale-while-revalidate` (RFC 5861 §3)."""
+    allowed = delta_seconds(response_directives(stored.headers).get("stale-while-revalidate"))
+    if allowed is None or forbids_staleness(stored) or wants_validation(request):
+        return False
+    if not cache_control(request).keys().isdisjoint({"max-age", "min-fresh", "max-stale"}):
+        return False
+    return -seconds_left(stored, lifetime, now) <= allowed
+
+
 def may_stand_in(request: Headers, stored: StoredHead, lifetime: Lifetime, now: float) -> bool:
     """Whether it may be used in place of an error, though stale: `stale-if-error` (RFC 9111 §4.2.4, RFC 5861 §4).
 
@@ -249,7 +253,8 @@ def may_stand_in(request: Headers, stored: StoredHead, lifetime: Lifetime, now: 
         return True
     if forbids_staleness(stored):
         return False
-    bounds = [delta_seconds(cache_control(headers).get("stale-if-error")) for headers in (request, stored.headers)]
+    directives = (cache_control(request), response_directives(stored.headers))
+    bounds = [delta_seconds(each.get("stale-if-error")) for each in directives]
     allowed = next((bound for bound in bounds if bound is not None), lifetime.stale_if_error_seconds)
     return -seconds_left(stored, lifetime, now) <= allowed
 
@@ -258,8 +263,11 @@ def may_stand_in(request: Headers, stored: StoredHead, lifetime: Lifetime, now: 
 
 
 def is_storable(method: str, request: Headers, status: int, headers: Headers, lifetime: Lifetime) -> bool:
-    """Whether an answer may be stored by a shared cache (RFC 9111 §3)."""
-    directives = cache_control(headers)
+    """Whether an answer may be stored by a shared cache (RFC 9111 §3).
+
+    One that sets a cookie may if the origin says how long it lives (§7.3); nothing of the kind is guessed.
+    """
+    directives = response_directives(headers)
     return (
         method == "GET"
         and status >= 200
@@ -269,6 +277,7 @@ def is_storable(method: str, request: Headers, status: int, headers: Headers, li
         and "private" not in directives
         and (status in UNDERSTOOD_STATUSES or "must-understand" not in directives)
         and ("Authorization" not in request or allows_shared_use(headers))
+        and ("Set-Cookie" not in headers or explicit_lifetime(headers) is not None)
         and "*" not in tokens(headers.joined("Vary") or "")
         and (explicit_lifetime(headers) is not None or "public" in directives or _has_default(status, lifetime))
     )
@@ -285,26 +294,40 @@ def _has_default(status: int, lifetime: Lifetime) -> bool:
 
 def allows_shared_use(headers: Headers) -> bool:
     """Whether an answer to a request with credentials may be given to others (RFC 9111 §3.5)."""
-    return not cache_control(headers).keys().isdisjoint({"must-revalidate", "public", "s-maxage"})
+    return not response_directives(headers).keys().isdisjoint({"must-revalidate", "public", "s-maxage"})
 
 
 # -------------------------------------------------------------------------------------------------------------- `Vary`
 
 
-def selecting_fields(request: Headers, response: Headers) -> tuple[tuple[str, str | None], ...]:
+def selecting_fields(request: Headers, response: Headers) -> Selecting:
     """The fields of a request that its answer depends on (RFC 9111 §4.1)."""
-    return tuple(
-        (name, _normalised(request.joined(name))) for name in sorted(set(tokens(response.joined("Vary") or "")))
-    )
+    return selecting_values(sorted(set(tokens(response.joined("Vary") or ""))), request)
+
+
+def selecting_values(names: Iterable[str], request: Headers) -> Selecting:
+    """What a request says in these fields, in a form that is equal for what means the same."""
+    return tuple((name, _normalised(name, request)) for name in names)
 
 
 def selects(stored: StoredHead, request: Headers) -> bool:
     """Whether a stored response is the variant that this request would get (RFC 9111 §4.1)."""
-    return all(name != "*" and _normalised(request.joined(name)) == value for name, value in stored.selecting)
+    return is_selected_by(stored.selecting, request)
 
 
-def _normalised(value: str | None) -> str | None:
-    return None if value is None else ", ".join(part.strip() for part in value.split(","))
+def is_selected_by(selecting: Selecting, request: Headers) -> bool:
+    """Whether a request has these values in these fields."""
+    return all(name != "*" and _normalised(name, request) == value for name, value in selecting)
+
+
+def _normalised(name: str, request: Headers) -> str | None:
+    """The value of a field, equal for what is sure to mean the same."""
+    value = request.joined(name)
+    if value is None:
+        return None
+    if name in _CASE_INSENSITIVE:
+        value = value.lower()
+    return ", ".join(part.strip() for part in value.split(","))
 
 
 # --------------------------------------------------------------------------------------------------------- validation
@@ -329,3 +352,30 @@ def refreshed(stored: StoredHead, confirmation: Headers, asked_at: float, answer
     if "Date" not in news:
         headers = headers.replaced("Date", http_date(answered_at))
     return StoredHead(stored.status, headers, asked_at, answered_at, stored.selecting)
+
+
+# ------------------------------------------------------------------------------------------------------- invalidation
+
+
+def invalidates(method: str, status: int) -> bool:
+    """Whether an answer shows that stored ones are out of date: no error, to an unsafe method (RFC 9111 §4.4)."""
+    return method not in SAFE_METHODS and 200 <= status < 400
+
+
+def also_invalidated(target_url: str, headers: Headers) -> tuple[str, ...]:
+    """Other URLs of the same origin that an answer to an unsafe method names (RFC 9111 §4.4).
+
+    Args:
+        target_url: the absolute URL that the request was for.
+        headers: of the answer.
+    """
+    found = []
+    for name in ("Location", "Content-Location"):
+        try:
+            url = urljoin(target_url, headers.get(name) or "")
+            is_same = urlsplit(url)[:2] == urlsplit(target_url)[:2]
+        except ValueError:
+            continue
+        if name in headers and is_same:
+            found.append(url)
+    return tuple(found)

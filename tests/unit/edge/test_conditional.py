@@ -30,6 +30,11 @@ def test_whether_the_client_has_it(request_fields, expected):
     assert is_not_modified(Headers(request_fields), RESPONSE) is expected
 
 
+@pytest.mark.parametrize(("since", "expected"), [(EARLIER, False), (DATE, True), (LATER, True)])
+def test_what_does_not_say_when_it_changed_did_so_when_it_was_sent_at_the_latest(since, expected):
+    assert is_not_modified(Headers((("If-Modified-Since", since),)), Headers((("Date", DATE),))) is expected
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

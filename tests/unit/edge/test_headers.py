@@ -32,7 +32,44 @@ def test_a_date_is_read_as_it_is_written():
 
 
 @pytest.mark.parametrize(
-    "text", [None, "", "0", "tomorrow", "Tue, 99 Nov 2023 00:00:00 GMT", "x" * 1000, "Tue, 14 Nov 2023 00:00:00"]
+    ("text", "seconds"),
+    [
+        ("Sun, 06 Nov 1994 08:49:37 GMT", 784111777),
+        ("sun, 06 nov 1994 08:49:37 gmt", 784111777),
+        ("Sunday, 06-Nov-94 08:49:37 GMT", 784111777),
+        ("Sun Nov  6 08:49:37 1994", 784111777),
+        ("Friday, 01-Jan-38 00:00:00 GMT", 2145916800),
+        ("Sat, 31 Dec 2016 23:59:60 GMT", 1483228800),
+        ("Thu, 01 Jan 1970 00:00:00 GMT", 0),
+    ],
+)
+def test_a_date_has_one_of_three_forms(text, seconds):
+    assert parse_http_date(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None,
+        "",
+        "0",
+        "tomorrow",
+        "Tue, 99 Nov 2023 00:00:00 GMT",
+        "x" * 1000,
+        "Tue, 14 Nov 2023 00:00:00",
+        "Tue, 14 Nov 2023 00:00:00 UTC",
+        "Tue, 14 Nov 2023 00:00:00 +0000",
+        "Tue, 14 Nov 23 00:00:00 GMT",
+        "Tue 14 Nov 2023 00:00:00 GMT",
+        "Tue, 14  Nov 2023 00:00:00 GMT",
+        "Tue, 14-Nov-2023 00:00:00 GMT",
+        "Tue, 14 Nov 2023 00.00.00 GMT",
+        "Tue, 14 Nov 2023 0:00:00 GMT",
+        "Tue, 14 Nov 2023 24:00:00 GMT",
+        "Tue, 14 Nov 2023 00:00:00 GMT, Tue, 14 Nov 2023 00:00:00 GMT",
+        "Tue, 31 Feb 2023 00:00:00 GMT",
+        "Tue, ١٤ Nov 2023 00:00:00 GMT",
+    ],
 )
 def test_what_is_no_date_is_none(text):
     assert parse_http_date(text) is None
