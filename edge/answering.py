@@ -19,7 +19,7 @@ _DEFAULT_TYPES: Final = {
     ContentKind.DOCUMENT: "application/x-cvmfs",
 }
 _IN_304: Final = frozenset({"cache-control", "content-location", "date", "etag", "expires", "vary", "last-modified"})
-_NEVER_SENT: Final = ("Content-Length", "Age", "Content-Range", "Accept-Ranges")
+_NEVER_SENT: Final = ("Content-Length", "Age", "Accept-Ranges")
 """Fields made anew for each answer."""
 
 
@@ -124,6 +124,21 @@ def answer_from(source: Representation, request: Request, now: float, status: Ca
 
 
 _OWN: Final = frozenset({"age", "via", "cache-status"})
+
+
+def passed_answer(head: StoredHead, size: int | None, edge_name: str) -> Answer:
+    """The answer to a request that is only passed on, as the upstream gave it.
+
+    Args:
+        head: of the upstream's answer.
+        size: of its body, where known.
+        edge_name: what this edge calls itself.
+    """
+    pairs = list(head.headers.without("Content-Length").pairs)
+    pairs.append(("Via", f"1.1 {edge_name}"))
+    status = CacheStatus(forwarded="method", status=head.status)
+    pairs.append(("Cache-Status", status.text(cache_token(edge_name), None)))
+    return Answer(head.status, Headers(tuple(pairs)), 0, size)
 
 
 def _ranged(headers: Headers, request: Request, size: int) -> Answer:
@@ -233,6 +248,12 @@ def render_head(answer: Answer, request: Request, *, keeps_alive: bool) -> bytes
         lines.append("Connection: close")
     elif request.version is Version.HTTP_1_0:
         lines.append("Connection: keep-alive")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
+
+
+def render_interim(status: int, fields: Headers) -> bytes:
+    """The bytes of an interim answer (RFC 9110 §15.2)."""
+    lines = [f"HTTP/1.1 {status} {phrase(status)}", *(f"{name}: {value}" for name, value in fields)]
     return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
 
 

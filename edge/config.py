@@ -16,6 +16,7 @@ from edge.request import RequestError
 from edge.target import Target, parse_target
 
 REPOSITORY_MARK: Final = "@fqrn@"
+REPOSITORIES_PATH: Final = "/cvmfs/"
 _NAME: Final = re.compile(r"[A-Za-z0-9_.:\[\]-]{1,100}", re.ASCII)
 
 
@@ -58,19 +59,22 @@ class AdminSettings:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamSettings:
-    """Servers that hold the same repositories.
+    """Servers that hold the same repositories, or the same part of an ordinary site.
 
     Args:
         name: what logs and metrics call the group.
         urls: base URLs of a repository on each server, the preferred one first, with ``@fqrn@`` for its name, such as
-            ``http://stratum1.example.org/cvmfs/@fqrn@``.
+            ``http://stratum1.example.org/cvmfs/@fqrn@``. With `path`, base URLs of what is below it.
         repositories: which repositories they hold: names, or patterns such as ``*.example.org``. The first group that
             holds a repository serves it.
+        path: makes this a group of ordinary web servers: what is asked of this edge below the path, such as
+            ``/frontier/`` or ``/``, is asked of them, with any method. The longest path that fits counts.
     """
 
     name: str
     urls: tuple[str, ...]
     repositories: tuple[str, ...] = ("*",)
+    path: str = ""
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -80,17 +84,30 @@ class UpstreamSettings:
         for url in self.urls:
             with _key("urls"):
                 url_target(url.replace(REPOSITORY_MARK, "x"))
+        if self.path:
+            self._check_path()
+            return
         if not self.repositories:
             raise ValueError("repositories: name at least one repository or pattern")
         if any(REPOSITORY_MARK not in url for url in self.urls) and not self._is_single():
             raise ValueError(f"urls: a group of several repositories needs {REPOSITORY_MARK} in each URL")
+
+    def _check_path(self) -> None:
+        with _key("path"):
+            target = url_target(f"http://edge{self.path}")
+        if not self.path.startswith("/") or target.path != self.path:
+            raise ValueError(f"path: {self.path!r} is no path such as /frontier/")
+        if (self.path.rstrip("/") + "/").startswith(REPOSITORIES_PATH):
+            raise ValueError(f"path: what is below {REPOSITORIES_PATH} are repositories, named by their own key")
+        if any(REPOSITORY_MARK in url for url in self.urls):
+            raise ValueError(f"urls: {REPOSITORY_MARK} stands for a repository, and a group with a path has none")
 
     def _is_single(self) -> bool:
         return len(self.repositories) == 1 and not set("*?[") & set(self.repositories[0])
 
     def holds(self, repository: str) -> bool:
         """Whether these servers hold a repository."""
-        return any(fnmatchcase(repository, pattern) for pattern in self.repositories)
+        return not self.path and any(fnmatchcase(repository, pattern) for pattern in self.repositories)
 
     def bases(self, repository: str) -> tuple[str, ...]:
         """The base URL of a repository on each server."""
@@ -199,6 +216,7 @@ class LimitSettings:
         fields_max: number of its header fields.
         target_bytes_max: length of its target.
         head_timeout: for a whole head to arrive, from its first byte.
+        body_timeout: how long a client may send nothing of a request's body.
         idle_timeout: how long a connection may be unused.
         send_timeout: how long a client may take nothing of an answer.
         drain_timeout: how long answers may go on after SIGTERM.
@@ -209,13 +227,14 @@ class LimitSettings:
     fields_max: int = 100
     target_bytes_max: Size = 8000
     head_timeout: Duration = 10.0
+    body_timeout: Duration = 30.0
     idle_timeout: Duration = 75.0
     send_timeout: Duration = 60.0
     drain_timeout: Duration = 30.0
 
     def __post_init__(self) -> None:
         _check_positive(self, "connections_max", "head_bytes_max", "fields_max", "target_bytes_max")
-        _check_positive(self, "head_timeout", "idle_timeout", "send_timeout")
+        _check_positive(self, "head_timeout", "body_timeout", "idle_timeout", "send_timeout")
         if self.target_bytes_max > self.head_bytes_max:
             raise ValueError("target_bytes_max: is larger than head_bytes_max")
 

@@ -19,9 +19,11 @@ from typing import Final, Protocol, cast
 from cdn.clock import Clock
 from cdn.telemetry import event
 from edge.access_log import Access, AccessLog
-from edge.answering import Answer, error_answer, is_chunked, render_head
+from edge.answering import Answer, error_answer, is_chunked, render_head, render_interim
 from edge.config import LimitSettings
-from edge.request import Request, RequestError, RequestLimits, RequestReader
+from edge.headers import Headers
+from edge.request import Request, RequestError, RequestLimits, RequestReader, Version
+from edge.request_body import BodyDecoder
 from edge.statistics import Result, Statistics
 
 PIPELINED_BYTES_MAX: Final = 64 << 10
@@ -31,6 +33,7 @@ _JOIN_BYTES_MAX: Final = 32 << 10
 _LINGER_OFF: Final = struct.pack("ii", 1, 0)
 _LINGER_SECONDS: Final = 2.0
 """How long a refused client may go on sending before the connection is torn down."""
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NO_REQUEST: Final = Request("GET", "/", keeps_alive=False)
 
 
@@ -85,6 +88,8 @@ class Connection(asyncio.Protocol):
         self._is_ending = False
         self._active_at = 0.0
         self._head_since: float | None = None
+        self._body_since: float | None = None
+        self._arrived: asyncio.Future[None] | None = None
         self._unsent = 0
         self.client = ""
 
@@ -111,6 +116,7 @@ class Connection(asyncio.Protocol):
             self._shared.statistics.connections_open -= 1
         self._is_closing = True
         self._wake_writer()
+        self._wake_body_reader()
         if self._task is not None:
             self._task.cancel()
 
@@ -130,6 +136,7 @@ class Connection(asyncio.Protocol):
         if self._task is None and self._is_writable:
             return False
         self._is_ending = True
+        self._wake_body_reader()
         return True
 
     def pause_writing(self) -> None:
@@ -146,6 +153,7 @@ class Connection(asyncio.Protocol):
     def _keep(self, data: bytes) -> None:
         """Keeps what cannot be looked at now."""
         self._reader.keep(data)
+        self._wake_body_reader()
         if self._reader.buffered > PIPELINED_BYTES_MAX and self._is_reading and self._transport is not None:
             self._transport.pause_reading()
             self._is_reading = False
@@ -192,15 +200,18 @@ class Connection(asyncio.Protocol):
         """Looks at what arrived meanwhile."""
         if self._is_closing:
             return
-        if not self._is_reading and self._transport is not None:
-            self._transport.resume_reading()
-            self._is_reading = True
+        self._read_again()
         try:
             self._answer_from(self._reader.next())
         except RequestError as error:
             self._refuse(error)
         if self._is_ending and self._task is None and self._is_writable:
             self.close()
+
+    def _read_again(self) -> None:
+        if not self._is_reading and self._transport is not None:
+            self._transport.resume_reading()
+            self._is_reading = True
 
     def _refuse(self, error: RequestError) -> None:
         """Answers what is no request, and closes."""
@@ -241,7 +252,11 @@ class Connection(asyncio.Protocol):
         finally:
             self._task = None
             self._log(exchange)
-        if not exchange.keeps_alive or self._is_closing:
+        is_cut = not exchange.has_whole_body
+        if is_cut and not self._is_closing and not self._is_ending:
+            self._linger()
+            return
+        if is_cut or not exchange.keeps_alive or self._is_closing:
             self.close()
             return
         self._active_at = self._shared.clock.monotonic()
@@ -287,6 +302,36 @@ class Connection(asyncio.Protocol):
             if self._is_closing:
                 raise ClientGone
 
+    def write_interim(self, data: bytes) -> None:
+        """Sends a few bytes before the answer."""
+        if not self._is_closing and self._transport is not None:
+            self._transport.write(data)
+
+    async def read_body(self, decoder: BodyDecoder) -> bytes:
+        """The next piece of a request's body, empty at its end; the client is read no faster than this is called.
+
+        Raises:
+            ClientGone: it went away.
+            RequestError: the framing is damaged.
+        """
+        while True:
+            piece = decoder.take(self._reader.pending)
+            if self._reader.buffered <= PIPELINED_BYTES_MAX:
+                self._read_again()
+            if piece or decoder.is_complete:
+                return piece
+            if self._is_closing or self._is_ending:
+                raise ClientGone
+            self._arrived, self._body_since = asyncio.get_running_loop().create_future(), self._shared.clock.monotonic()
+            try:
+                await self._arrived
+            finally:
+                self._arrived = self._body_since = None
+
+    def _wake_body_reader(self) -> None:
+        if self._arrived is not None and not self._arrived.done():
+            self._arrived.set_result(None)
+
     def _wake_writer(self) -> None:
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
@@ -324,6 +369,9 @@ class Connection(asyncio.Protocol):
             self._check_sending(now)
         elif not self._is_writable or self._has_unsent:
             self._check_sending(now)
+        elif self._body_since is not None and now - self._body_since > limits.body_timeout:
+            self._shared.statistics.timeouts += 1
+            self.abort()
         elif self._task is not None:
             self._active_at = now
         elif self._head_since is not None and now - self._head_since > limits.head_timeout:
@@ -364,11 +412,31 @@ class Exchange:
         """Bytes of body."""
         self.result = "-"
         self.keeps_alive = request.keeps_alive
+        self._decoder = BodyDecoder(request.body_size) if request.has_body else None
 
     @property
     def client(self) -> str:
         """The client's address."""
         return self._connection.client
+
+    @property
+    def has_whole_body(self) -> bool:
+        """Whether the request's body, if it has one, was read to its end."""
+        return self._decoder is None or self._decoder.is_complete
+
+    async def body(self) -> AsyncIterator[bytes]:
+        """The request's body, piece by piece, as it arrives; raises as `Connection.read_body`."""
+        if self._decoder is None:
+            return
+        if "Expect" in self.request.headers and self.request.version is Version.HTTP_1_1:
+            self._connection.write_interim(_CONTINUE)
+        while piece := await self._connection.read_body(self._decoder):
+            yield piece
+
+    def tell_interim(self, status: int, fields: Headers) -> None:
+        """Passes an interim answer on (RFC 9110 §15.2) if the client knows such and the final one has not begun."""
+        if self.status == 0 and self.request.version is Version.HTTP_1_1:
+            self._connection.write_interim(render_interim(status, fields))
 
     async def send(self, answer: Answer, body: bytes) -> None:
         """Sends a whole answer; of the body only the part the answer speaks of."""
@@ -415,7 +483,7 @@ class Exchange:
     def _begin(self, answer: Answer) -> bytes:
         assert self.status == 0, "an exchange has one answer"
         self.status = answer.status
-        if self._connection.shared.is_draining:
+        if self._connection.shared.is_draining or not self.has_whole_body:
             self.keeps_alive = False
         is_delimited = answer.size is not None or is_chunked(answer, self.request) or answer.status in {204, 304}
         return render_head(answer, self.request, keeps_alive=self.keeps_alive and is_delimited)

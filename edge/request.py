@@ -1,9 +1,9 @@
 """Requests as bytes from strangers: cutting them out of a stream and reading them strictly (RFC 9112).
 
-This edge serves GET and HEAD without bodies, so a request ends with its head, and everything that could make another
-party see a different end (RFC 9112 §11.2) is refused: a body's length in any form but a single zero, a transfer coding,
-line ends that are not CR LF, folded lines, control characters. After a refusal the connection is closed, since where
-the next request begins is no longer certain.
+GET and HEAD have no bodies here; of other methods the body follows the head, and `edge.request_body` finds its end.
+Everything that could make another party see a different end (RFC 9112 §11.2) is refused: two lengths, a length together
+with a transfer coding, a coding that is not `chunked`, line ends that are not CR LF, folded lines, control characters.
+After a refusal the connection is closed, since where the next request begins is no longer certain.
 """
 
 from __future__ import annotations
@@ -22,8 +22,13 @@ _END: Final = b"\r\n\r\n"
 _FORBIDDEN: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n|\n[ \t]")
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])\r\n")
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?", re.ASCII)
-_SERVED: Final = frozenset({"GET", "HEAD"})
-_KNOWN: Final = frozenset({"CONNECT", "DELETE", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+READING: Final = frozenset({"GET", "HEAD"})
+"""Methods without a body, whose answers may be cached."""
+METHODS_KNOWN: Final = frozenset({"CONNECT", "DELETE", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"})
+_NEVER_SERVED: Final = frozenset({"CONNECT", "TRACE"})
+"""Tunnels are not made, and what a request looks like on its way is nobody's business."""
+_METHOD_BYTES_MAX: Final = 32
+_LENGTH: Final = re.compile(r"[0-9]{1,18}", re.ASCII)
 _SPECIAL: Final = frozenset(
     {
         "authorization",
@@ -84,12 +89,13 @@ class Request:
     """One request.
 
     Args:
-        method: ``GET`` or ``HEAD``.
+        method: any but ``CONNECT`` and ``TRACE``.
         target: the request target as it came.
         version: of HTTP.
         headers: its fields.
         keeps_alive: whether the client wants to go on using the connection.
         is_plain: it is a GET over HTTP/1.1 whose answer depends on the target alone, but for `Vary`.
+        body_size: how many bytes follow the head; None if they come in chunks.
     """
 
     method: str
@@ -98,6 +104,12 @@ class Request:
     headers: Headers = field(default_factory=Headers)
     keeps_alive: bool = True
     is_plain: bool = False
+    body_size: int | None = 0
+
+    @property
+    def has_body(self) -> bool:
+        """Whether something follows the head."""
+        return self.body_size != 0
 
 
 class RequestReader:
@@ -137,8 +149,13 @@ class RequestReader:
         """Takes bytes that are looked at later, by `next`."""
         self._buffer += data
 
+    @property
+    def pending(self) -> bytearray:
+        """What has arrived and was not looked at; the body of the request read last is to be taken from its start."""
+        return self._buffer
+
     def next(self) -> Request | None:
-        """The next request, if it is complete; raises as `feed`."""
+        """The next request, if its head is complete and the body before it was taken; raises as `feed`."""
         buffer = self._buffer
         while buffer.startswith(b"\r\n"):  # left behind by sloppy clients after a body (RFC 9112 §2.2)
             del buffer[:2]
@@ -188,10 +205,17 @@ def parse_request(head: bytes, limits: RequestLimits) -> Request:
         raise RequestError(505, "its version of HTTP is not spoken here")
     if len(target) > limits.target_bytes_max:
         raise RequestError(414, f"its target is longer than {limits.target_bytes_max} bytes")
-    if method not in _SERVED:
-        raise RequestError(405 if method in _KNOWN else 501, f"the method {method[:20]} is not served")
+    if method in _NEVER_SERVED or len(method) > _METHOD_BYTES_MAX:
+        raise method_refused(method)
     version = Version.HTTP_1_0 if line[4] == b"0" else Version.HTTP_1_1
-    return _checked(method, target, version, _fields(head, limits))
+    # The parser knows few methods by name; all that have bodies are alike to it.
+    known = head if method in READING else b"POST" + head[len(method) :]
+    return _checked(method, target, version, _fields(known, limits))
+
+
+def method_refused(method: str) -> RequestError:
+    """The refusal of a method that is not served (RFC 9110 §15.5.6, §15.6.2)."""
+    return RequestError(405 if method in METHODS_KNOWN else 501, f"the method {method[:20]} is not served")
 
 
 class _Fields:
@@ -199,13 +223,13 @@ class _Fields:
 
     def __init__(self) -> None:
         self.pairs: list[tuple[str, str]] = []
-        self.is_complete = False
+        self.has_ended = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.pairs.append((name.decode("ascii"), value.decode("latin-1").strip(" \t")))
 
-    def on_message_complete(self) -> None:
-        self.is_complete = True
+    def on_headers_complete(self) -> None:
+        self.has_ended = True
 
 
 def _fields(head: bytes, limits: RequestLimits) -> Headers:
@@ -218,14 +242,31 @@ def _fields(head: bytes, limits: RequestLimits) -> Headers:
         raise RequestError(400, f"it is malformed: {error}") from error
     if len(collected.pairs) > limits.fields_max:
         raise RequestError(431, f"it has more than {limits.fields_max} header fields")
-    headers = Headers.of(collected.pairs)
-    if (
-        not collected.is_complete
-        or "Transfer-Encoding" in headers
-        or headers.every("Content-Length") not in {(), ("0",)}
-    ):
-        raise RequestError(400, "a body is not taken with it")
-    return headers
+    if not collected.has_ended:
+        raise RequestError(400, "its head does not end where it seems to")
+    return Headers.of(collected.pairs)
+
+
+def _body_size(method: str, version: Version, headers: Headers) -> int | None:
+    """How many bytes of body follow, None if they come in chunks (RFC 9112 §6).
+
+    Raises:
+        RequestError: it is not said, or in a way that others could read differently.
+    """
+    codings, lengths = headers.every("Transfer-Encoding"), headers.every("Content-Length")
+    if method in READING:
+        if codings or lengths not in {(), ("0",)}:
+            raise RequestError(400, "a body is not taken with it")
+        return 0
+    if codings:
+        if lengths or version is Version.HTTP_1_0 or [coding.lower() for coding in codings] != ["chunked"]:
+            raise RequestError(400, "the length of its body is not certain")
+        return None
+    if not lengths:
+        return 0
+    if len(lengths) > 1 or not _LENGTH.fullmatch(lengths[0]):
+        raise RequestError(400, "the length of its body is not certain")
+    return int(lengths[0])
 
 
 def _checked(method: str, target: str, version: Version, headers: Headers) -> Request:
@@ -237,10 +278,11 @@ def _checked(method: str, target: str, version: Version, headers: Headers) -> Re
     expectation = headers.get("Expect")
     if expectation is not None and expectation.lower() != "100-continue":
         raise RequestError(417, "what it expects is not known")
+    body_size = _body_size(method, version, headers)
     keeps_alive = _keeps_alive(version, headers)
     special = any(name.lower() in _SPECIAL for name, _ in headers)
     is_plain = method == "GET" and version is Version.HTTP_1_1 and keeps_alive and not special
-    return Request(method, target, version, headers, keeps_alive, is_plain)
+    return Request(method, target, version, headers, keeps_alive, is_plain, body_size)
 
 
 def _keeps_alive(version: Version, headers: Headers) -> bool:

@@ -20,6 +20,7 @@ class Reply:
         is_chunked: sent in chunks, without Content-Length.
         cut_after: the connection breaks after so many bytes of body.
         gate: waited for after `gate_after` bytes of body (before the head if negative).
+        interim: heads sent before it.
     """
 
     body: bytes = b""
@@ -30,6 +31,7 @@ class Reply:
     cut_after: int | None = None
     gate: asyncio.Event | None = None
     gate_after: int = -1
+    interim: tuple[str, ...] = ()
 
 
 @dataclass
@@ -39,6 +41,7 @@ class Asked:
     method: str
     target: str
     headers: dict[str, str]
+    body: bytes = b""
 
 
 Script = Reply | Callable[[Asked], Reply]
@@ -51,6 +54,8 @@ class Origin:
         self.replies: dict[str, Script] = {}
         self.asked: list[Asked] = []
         self.is_dead = False
+        self.body_gate: asyncio.Event | None = None
+        """Waited for before bodies of requests are read."""
         self._server: asyncio.Server | None = None
         self._writers: set[asyncio.StreamWriter] = set()
 
@@ -91,6 +96,9 @@ class Origin:
         asked = Asked(
             method, target, {name.lower(): value.strip() for name, _, value in (f.partition(":") for f in fields)}
         )
+        if self.body_gate is not None:
+            await self.body_gate.wait()
+        asked.body = await _body(reader, asked.headers)
         self.asked.append(asked)
         if self.is_dead:
             writer.transport.abort()
@@ -102,6 +110,8 @@ class Origin:
     async def _send(self, writer: asyncio.StreamWriter, reply: Reply, *, has_body: bool) -> bool:
         if reply.gate is not None and reply.gate_after < 0:
             await reply.gate.wait()
+        for head in reply.interim:
+            writer.write(head.encode("latin-1"))
         lines = [f"HTTP/1.1 {reply.status} Whatever", *(f"{name}: {value}" for name, value in reply.headers.items())]
         if reply.is_chunked:
             lines.append("Transfer-Encoding: chunked")
@@ -126,6 +136,18 @@ class Origin:
             writer.write(b"0\r\n\r\n")
         await writer.drain()
         return True
+
+
+async def _body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
+    """The body of a request."""
+    if "transfer-encoding" not in headers:
+        return await reader.readexactly(int(headers.get("content-length", "0")))
+    body = b""
+    while size := int(await reader.readuntil(b"\r\n"), 16):
+        body += await reader.readexactly(size)
+        await reader.readexactly(2)
+    await reader.readexactly(2)
+    return body
 
 
 @asynccontextmanager

@@ -82,3 +82,54 @@ def test_a_head_without_end_is_refused_at_the_limit():
     with pytest.raises(RequestError) as refused:
         reader.feed(b"y" * 50)
     assert refused.value.status == 431
+
+
+@pytest.mark.parametrize(
+    ("head", "size"),
+    [
+        (b"POST /a HTTP/1.1\r\nContent-Length: 5\r\n", 5),
+        (b"PUT /a HTTP/1.1\r\nTransfer-Encoding: Chunked\r\n", None),
+        (b"DELETE /a HTTP/1.1\r\n", 0),
+        (b"M-SEARCH /a HTTP/1.1\r\nContent-Length: 0\r\n", 0),
+        (b"UNHEARD-OF /a HTTP/1.0\r\nContent-Length: 7\r\n", 7),
+    ],
+)
+def test_a_request_says_how_much_follows_it(head, size):
+    reader = RequestReader(LIMITS)
+    request = reader.feed(head + b"Host: e\r\n\r\nhello")
+    assert request is not None
+    assert (request.body_size, request.has_body, request.is_plain) == (size, size != 0, False)
+    assert reader.pending == b"hello"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Content-Length: 5\r\nContent-Length: 5\r\n",
+        b"Content-Length: 5, 5\r\n",
+        b"Content-Length: +5\r\n",
+        b"Content-Length: -5\r\n",
+        b"Content-Length: 0x5\r\n",
+        b"Content-Length: 5 5\r\n",
+        b"Content-Length:\r\n",
+        b"Content-Length: 99999999999999999999\r\n",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: gzip, chunked\r\n",
+        b"Transfer-Encoding: chunked, chunked\r\n",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
+        b"Transfer-Encoding: chunked, identity\r\n",
+        b"Transfer-Encoding: xchunked\r\n",
+        b"Transfer-Encoding : chunked\r\n",
+        b"Transfer-Encoding:\x0bchunked\r\n",
+    ],
+)
+def test_a_body_whose_end_others_could_see_elsewhere_is_refused(fields):
+    with pytest.raises(RequestError) as refused:
+        parse_request(b"POST /a HTTP/1.1\r\nHost: e\r\n" + fields + b"\r\n", LIMITS)
+    assert refused.value.status == 400
+
+
+def test_chunks_are_nothing_that_http_1_0_knows():
+    with pytest.raises(RequestError) as refused:
+        parse_request(b"POST /a HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", LIMITS)
+    assert refused.value.status == 400
