@@ -10,13 +10,18 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Final
 
 from cdn.errors import CdnError
 from cdn.telemetry import event
 from edge.arriving_body import ArrivingBody, NobodyWaits
 from edge.content import Content
+from edge.headers import Headers
 from edge.http_caching import StoredHead
 from edge.memory_cache import MemoryEntry
+
+INTERIM_MAX: Final = 16
+"""How many interim answers of one fetch are passed on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +62,24 @@ class Kept:
 Outcome = Arriving | Complete | Kept
 
 
-class Flight:
-    """One fetch under way."""
+Told = Callable[[int, Headers], None]
 
-    def __init__(self, key: str) -> None:
+
+class Flight:
+    """One fetch under way.
+
+    Args:
+        key: by which it is found.
+        resource: the key of the URL that it is for; the same for all variants.
+    """
+
+    def __init__(self, key: str, resource: str = "") -> None:
         self.key = key
+        self.resource = resource or key
+        self.is_outdated = False
+        """Whether its answer was overtaken by a change, so that nothing of it is kept."""
+        self._interim: list[tuple[int, Headers]] = []
+        self._listeners: set[Told] = set()
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self.outcome.add_done_callback(_take_note)
         self.clients = 0
@@ -83,6 +101,23 @@ class Flight:
     @property
     def _is_arriving(self) -> bool:
         return self.outcome.exception() is None and isinstance(self.outcome.result(), Arriving)
+
+    def tell_interim(self, status: int, fields: Headers) -> None:
+        """Passes an interim answer on to whoever waits."""
+        if not self.outcome.done() and len(self._interim) < INTERIM_MAX:
+            self._interim.append((status, fields))
+            for listener in list(self._listeners):
+                listener(status, fields)
+
+    def add_listener(self, listener: Told) -> None:
+        """Tells somebody what interim answers came and will come."""
+        self._listeners.add(listener)
+        for status, fields in self._interim:
+            listener(status, fields)
+
+    def remove_listener(self, listener: Told) -> None:
+        """Tells somebody nothing more."""
+        self._listeners.discard(listener)
 
     def publish(self, outcome: Outcome) -> None:
         """Gives clients what there is to give; only the first call counts."""
@@ -116,6 +151,7 @@ class Flights:
 
     def __init__(self) -> None:
         self._by_key: dict[str, Flight] = {}
+        self._running: set[Flight] = set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
@@ -126,15 +162,25 @@ class Flights:
         flight = self._by_key.get(key)
         return flight if flight is not None and flight.joinable else None
 
-    def start(self, key: str, run: Run, *, is_shared: bool = True) -> Flight:
+    def outdate(self, resource: str) -> None:
+        """Lets nobody join a fetch of this URL any more, and nothing of its answer be kept."""
+        for flight in self._running:
+            if flight.resource == resource:
+                flight.is_outdated = True
+                if self._by_key.get(flight.key) is flight:
+                    del self._by_key[flight.key]
+
+    def start(self, key: str, run: Run, *, is_shared: bool = True, resource: str = "") -> Flight:
         """Begins a fetch.
 
         Args:
             key: what for.
             run: does it.
             is_shared: whether others may join.
+            resource: see `Flight`.
         """
-        flight = Flight(key)
+        flight = Flight(key, resource)
+        self._running.add(flight)
         if is_shared:
             self._by_key[key] = flight
         task = asyncio.create_task(self._run(flight, run))
@@ -143,13 +189,17 @@ class Flights:
         return flight
 
     @contextmanager
-    def joined(self, flight: Flight) -> Iterator[Flight]:
+    def joined(self, flight: Flight, on_interim: Told | None = None) -> Iterator[Flight]:
         """Keeps what a client reads from while it reads."""
         flight.clients += 1
+        if on_interim is not None:
+            flight.add_listener(on_interim)
         try:
             yield flight
         finally:
             flight.clients -= 1
+            if on_interim is not None:
+                flight.remove_listener(on_interim)
             if flight.body is not None:
                 flight.body.make_room()
             flight.let_go()
@@ -176,6 +226,7 @@ class Flights:
             flight.fail(error)
         finally:
             flight.is_done = True
+            self._running.discard(flight)
             if self._by_key.get(flight.key) is flight:
                 del self._by_key[flight.key]
             flight.let_go()

@@ -17,6 +17,7 @@ OBJECT_SECONDS: Final = 259200
 DOCUMENT_SECONDS: Final = 61
 """The same for manifests, whitelists and JSON files."""
 _OBJECT_KEY: Final = "object:"
+_SITE_KEY: Final = "site:"
 _ALTERNATIVE: Final = ".cvmfsalt-"
 
 
@@ -79,8 +80,15 @@ def object_key(content: Content) -> str:
     return f"{_OBJECT_KEY}{content.repository}/{content.path}"
 
 
+def site_key(url: str) -> str:
+    """The cache key of an ordinary site's resource, whose name promises nothing."""
+    return _SITE_KEY + url
+
+
 def digest_of_key(key: str) -> Digest | None:
     """What the body cached under a key must hash to, if the key says it."""
+    if key.startswith(_SITE_KEY):
+        return None
     path = f"/{key.removeprefix(_OBJECT_KEY)}" if key.startswith(_OBJECT_KEY) else key.partition("?")[0]
     return content_of(path).digest
 
@@ -139,6 +147,8 @@ class Lifetimes:
     def of(self, kind: ContentKind, status: int) -> Lifetime:
         """The lifetime of an answer with this status."""
         if status in {404, 410}:
+            if kind is ContentKind.OTHER:
+                return Lifetime(self.negative_seconds_max)
             return Lifetime(self.negative_seconds_max, seconds_max=self.negative_seconds_max)
         lifetime = self._by_kind[kind]
         if status != 200 and lifetime.default_seconds is not None:

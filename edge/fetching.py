@@ -45,6 +45,7 @@ from edge.http_caching import (
     Lifetime,
     StoredHead,
     conditional_fields,
+    dated,
     is_storable,
     refreshed,
     selecting_fields,
@@ -53,7 +54,9 @@ from edge.memory_cache import MemoryCache, MemoryEntry
 from edge.revisions import MANIFEST_BYTES_MAX, Order, RevisionWatch, read_manifest
 from edge.routing import Destination, Source
 from edge.statistics import Statistics
+from edge.stored_variants import StoredVariants
 from edge.upstreams import UpstreamHealth
+from edge.variants import variant_key
 
 HOLD_BYTES: Final = 1 << 20
 """Bodies up to this size are shown when they are complete."""
@@ -79,6 +82,9 @@ class FetchOrder:
         wants_fresh_copy: whether caches on the way are told to look again.
         reason: why what is stored would not do, in the words of `Cache-Status`.
         via: through whom the request came, so that circles are found.
+        may_keep: whether the answer may be stored, if its own fields allow it.
+        has_stand_in: whether what is stored would serve if all upstreams fail.
+        flight_key: under which others find this fetch; the destination's key if empty.
     """
 
     destination: Destination
@@ -88,12 +94,25 @@ class FetchOrder:
     wants_fresh_copy: bool = False
     reason: str = "miss"
     via: str = ""
+    may_keep: bool = True
+    has_stand_in: bool = False
+    flight_key: str = ""
 
     def fields(self, edge_name: str) -> dict[str, str]:
         """The fields of a request to an upstream."""
-        fields = {name: value for name, value in self.request if value.isascii()}
-        fields["Via"] = f"{self.via}, 1.1 {edge_name}" if self.via else f"1.1 {edge_name}"
-        return fields
+        return upstream_fields(self.request, self.via, edge_name)
+
+
+def upstream_fields(request: Headers, via: str, edge_name: str) -> dict[str, str]:
+    """Fields as they are sent to an upstream, repeated ones as one list (RFC 9110 §5.3; for `Cookie` RFC 6265 §5.4)."""
+    fields: dict[str, str] = {}
+    for name in dict.fromkeys(name.lower() for name, _ in request):
+        values = request.every(name)
+        value = ("; " if name == "cookie" else ", ").join(values)
+        if value.isascii():
+            fields[name] = value
+    fields["Via"] = f"{via}, 1.1 {edge_name}" if via else f"1.1 {edge_name}"
+    return fields
 
 
 class UpstreamsFailedError(AllSourcesFailedError):
@@ -129,6 +148,7 @@ class Supplies:
     revisions: RevisionWatch
     edge_name: str
     object_bytes_max: int
+    variants: StoredVariants
     storing: HostSlots = field(default_factory=lambda: HostSlots(STORES_MAX, 1))
 
 
@@ -174,7 +194,7 @@ class Fetch:
         while attempts:
             attempt = attempts.popleft()
             try:
-                if await self._try(attempt):
+                if await self._try(attempt, is_last=not attempts):
                     return
             except (TransportError, HashMismatchError, RollbackError, DocumentError) as error:
                 self._note(attempt, error)
@@ -194,10 +214,12 @@ class Fetch:
             self._timer.cancel()
             self._timer = None
 
-    async def _try(self, attempt: _Attempt) -> bool:
+    async def _try(self, attempt: _Attempt, *, is_last: bool) -> bool:
         """One request to one upstream; whether its answer is the answer."""
         asked_at = self._with.clock.now()
-        request = Request(attempt.source.url, headers=self._request_fields(attempt))
+        is_other = self._content.kind is ContentKind.OTHER
+        on_interim = self._tell_interim if is_other else None
+        request = Request(attempt.source.url, headers=self._request_fields(attempt), on_interim=on_interim)
         self._with.statistics.fetches[attempt.source.server] += 1
         async with self._with.fetcher.send(request) as response:
             head = self._head_of(response, asked_at)
@@ -205,25 +227,44 @@ class Fetch:
                 await self._take(attempt, response, head)
             elif head.status == 304 and self._order.stored is not None:
                 await self._keep(self._order.stored, head)
+            elif self._is_answer_of_a_site(head.status, is_last=is_last):
+                await self._take(attempt, response, head)
             else:
                 return await self._is_final(attempt, response, head)
-        self._with.health.note_success(attempt.source.server)
+        if head.status < 500:
+            self._with.health.note_success(attempt.source.server)
+        else:
+            self._note_failure(attempt, StatusError(attempt.source.url, head.status))
         return True
+
+    def _is_answer_of_a_site(self, status: int, *, is_last: bool) -> bool:
+        """Whether an error is what an ordinary site wants to say, rather than one server's trouble."""
+        if not self._order.destination.is_general or self._arrived or status in {206, 304}:
+            return False
+        if status < 500 and status not in _NEXT_MAY_KNOW_BETTER:
+            return True
+        return is_last and self._second_best is None and not (status >= 500 and self._order.has_stand_in)
+
+    def _tell_interim(self, status: int, fields: tuple[tuple[str, str], ...]) -> None:
+        self._flight.tell_interim(status, Headers(fields).end_to_end())
 
     def _request_fields(self, attempt: _Attempt) -> Mapping[str, str]:
         fields = self._order.fields(self._with.edge_name)
         if attempt.wants_fresh_copy:
-            fields.update(NO_CACHE)
-        elif self._order.stored is not None:
+            fields.update({name.lower(): value for name, value in NO_CACHE.items()})
+        if self._order.stored is not None and (not attempt.wants_fresh_copy or self._content.kind is ContentKind.OTHER):
             fields.update(conditional_fields(self._order.stored))
         if self._arrived:
             fields["Range"] = f"bytes={self._arrived}-"
         return fields
 
     def _head_of(self, response: Response, asked_at: float) -> StoredHead:
-        headers = kept_fields(self._content, Headers.of(response.headers.items()))
-        selecting = () if self._content.digest is not None else selecting_fields(self._order.request, headers)
-        return StoredHead(response.status, headers, asked_at, self._with.clock.now(), selecting)
+        now = self._with.clock.now()
+        headers = dated(kept_fields(self._content, Headers.of(response.headers.items())), now)
+        # Nothing of the client's is passed on with what is a repository's, so nothing of it can matter.
+        is_other = self._content.kind is ContentKind.OTHER
+        selecting = selecting_fields(self._order.request, headers) if is_other else ()
+        return StoredHead(response.status, headers, asked_at, now, selecting)
 
     @property
     def _arrived(self) -> int:
@@ -313,12 +354,14 @@ class Fetch:
         if self._content.kind is ContentKind.MANIFEST:
             self._check_manifest(body.joined())
         body.finish()
+        if self._is_kept and self._head.selecting:
+            self._with.variants.note(self._order.destination.key, self._content, self._head.selecting)
         if not self._flight.is_public and body.is_whole_in_memory:
             entry = self._entry(self._head, body.joined())
             self._remember(entry)
             self._flight.publish(Complete(entry, self._is_stored, self._is_shareable))
         self._show(body)
-        if self._is_stored and self._head.status == 200:
+        if self._is_stored and (self._head.status == 200 or self._content.kind is ContentKind.OTHER):
             await self._store(body, self._head)
 
     def _check_digest(self, attempt: _Attempt) -> None:
@@ -346,12 +389,15 @@ class Fetch:
     async def _keep(self, stored: StoredHead, confirmation: StoredHead) -> None:
         """The stored response is still current (RFC 9111 §4.3.4)."""
         head = refreshed(stored, confirmation.headers, confirmation.asked_at, confirmation.answered_at)
-        key, pinned = self._order.destination.key, self._content.is_pinned
+        key, pinned = variant_key(self._order.destination.key, head.selecting), self._content.is_pinned
         entry = self._with.memory.get(key)
+        if self._flight.is_outdated:
+            self._flight.publish(Kept(head))
+            return
         if entry is not None:
             self._with.memory.put(self._entry(head, entry.body))
         try:
-            async with self._with.storing.hold(key):
+            async with self._with.storing.hold(self._order.destination.key):
                 await asyncio.to_thread(self._with.disk.refresh, key, head, pinned=pinned)
         except StorageError as error:
             self._note_storage(error)
@@ -396,6 +442,12 @@ class Fetch:
 
     def _note(self, attempt: _Attempt, error: CdnError) -> None:
         """Remembers what went wrong, and forgets a body that nobody has seen and nobody can continue."""
+        self._note_failure(attempt, error)
+        self._causes.append(error)
+        if not self._flight.is_public and not self._can_continue(error):
+            self._discard_body()
+
+    def _note_failure(self, attempt: _Attempt, error: CdnError) -> None:
         statistics, server = self._with.statistics, attempt.source.server
         statistics.fetch_failures[server] += 1
         if isinstance(error, HashMismatchError):
@@ -405,9 +457,6 @@ class Fetch:
         else:
             self._with.health.note_failure(server, str(error), self._with.clock.monotonic())
         event("edge.upstream.failed", level="warning", url=attempt.source.url, reason=str(error))
-        self._causes.append(error)
-        if not self._flight.is_public and not self._can_continue(error):
-            self._discard_body()
 
     def _can_continue(self, error: CdnError) -> bool:
         """Whether another upstream may go on where this one stopped: only for bodies that prove themselves."""
@@ -441,34 +490,43 @@ class Fetch:
 
     def _may_share(self, head: StoredHead) -> bool:
         return (
-            self._order.is_shared
-            and "Set-Cookie" not in head.headers
+            self._order.may_keep
+            and (self._order.destination.is_general or "Set-Cookie" not in head.headers)
             and is_storable("GET", self._order.request, head.status, head.headers, self._lifetime(head.status))
         )
 
     def _entry(self, head: StoredHead, body: bytes) -> MemoryEntry:
-        key, lifetime = self._order.destination.key, self._lifetime(head.status)
+        key, lifetime = variant_key(self._order.destination.key, head.selecting), self._lifetime(head.status)
         return MemoryEntry(key, head, body, self._content, lifetime, self._with.clock.now())
 
     def _remember(self, entry: MemoryEntry) -> None:
-        self._with.memory.forget_negative(entry.key)
-        if self._is_stored:
+        self._with.memory.forget_negative(self._order.destination.key)
+        if self._is_kept:
             self._with.memory.put(entry)
+
+    @property
+    def _is_kept(self) -> bool:
+        return self._is_stored and not self._flight.is_outdated
 
     async def _store(self, body: ArrivingBody, head: StoredHead) -> None:
         """Puts a complete body on disk. Failing to is no failure of the fetch."""
-        key, pinned = self._order.destination.key, self._content.is_pinned
+        resource, pinned = self._order.destination.key, self._content.is_pinned
+        key = variant_key(resource, head.selecting)
         checksum = "" if self._hasher is not None else self._checksum.hexdigest()
         disk = self._with.disk
         try:
-            async with self._with.storing.hold(key):  # so that the answer that came last stays
+            async with self._with.storing.hold(resource):  # so that the answer that came last stays
+                if self._flight.is_outdated:
+                    return
                 if body.spool is None:
                     await asyncio.to_thread(disk.store, key, head, body.joined(), checksum, pinned=pinned)
-                    return
-                await body.flush()
-                if body.storage_error is not None:
-                    raise body.storage_error
-                await asyncio.to_thread(disk.commit, body.spool, key, head, checksum, pinned=pinned)
+                else:
+                    await body.flush()
+                    if body.storage_error is not None:
+                        raise body.storage_error
+                    await asyncio.to_thread(disk.commit, body.spool, key, head, checksum, pinned=pinned)
+                if head.selecting:
+                    await self._with.variants.store(resource, head.selecting)
         except StorageError as error:
             self._note_storage(error)
 

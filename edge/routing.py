@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cdn.manifest import is_repository_name
-from edge.config import REPOSITORY_MARK, EdgeConfig, UpstreamSettings, url_target
-from edge.content import Content, ContentKind, content_of, object_key
+from edge.config import REPOSITORIES_PATH, REPOSITORY_MARK, EdgeConfig, UpstreamSettings, url_target
+from edge.content import Content, ContentKind, content_of, object_key, site_key
 from edge.request import RequestError
 from edge.target import Target
-
-_REVERSE_ROOT = "/cvmfs/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +32,19 @@ class Destination:
         key: what its answer is cached under. Equal for all ways to ask for the same object of a repository.
         content: what its name says.
         sources: whom to ask, the preferred one first.
+        target: what was asked for, in canonical form.
+        is_general: it is no repository's but an ordinary site's, which takes any method.
     """
 
     key: str
     content: Content
     sources: tuple[Source, ...]
+    target: Target
+    is_general: bool = False
+
+    def key_of(self, other: Target) -> str:
+        """The key of another resource of the same ordinary site."""
+        return other.url if other.origin else site_key(other.url)
 
 
 class Routes:
@@ -50,10 +56,12 @@ class Routes:
 
     def __init__(self, config: EdgeConfig) -> None:
         self._upstreams = config.upstreams
+        self._general = sorted((each for each in config.upstreams if each.path), key=lambda each: -len(each.path))
         self._is_forwarding = config.forward.enabled
-        allowed = [url_target(_before_mark(url)) for upstream in config.upstreams for url in upstream.urls]
-        allowed += [url_target(url) for url in config.forward.allow]
-        self._allowed = tuple({(target.origin, target.path) for target in allowed})
+        repositories = [_before_mark(url) for each in config.upstreams if not each.path for url in each.urls]
+        sites = [url for each in self._general for url in each.urls] + list(config.forward.allow)
+        self._sites = tuple({(target.origin, target.path) for target in map(url_target, sites)})
+        self._allowed = self._sites + tuple({(target.origin, target.path) for target in map(url_target, repositories)})
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -69,25 +77,51 @@ class Routes:
         """
         return self._forward(target) if target.origin else self._reverse(target)
 
+    def is_general(self, target: Target) -> bool:
+        """Whether a target is an ordinary site's, which takes any method."""
+        try:
+            return self.locate(target).is_general
+        except RequestError:
+            return False
+
     def _reverse(self, target: Target) -> Destination:
-        repository, slash, rest = target.path_and_query.removeprefix(_REVERSE_ROOT).partition("/")
-        if not (target.path.startswith(_REVERSE_ROOT) and slash and is_repository_name(repository)):
+        if not target.path.startswith(REPOSITORIES_PATH):
+            return self._reverse_general(target)
+        repository, slash, rest = target.path_and_query.removeprefix(REPOSITORIES_PATH).partition("/")
+        if not (slash and is_repository_name(repository)):
             raise RequestError(403, "only what lies below /cvmfs/<repository>/ is served here")
         upstream = self._upstream_of(repository)
         if upstream is None:
             raise RequestError(403, f"the repository {repository} is not served here")
         content = content_of(target.path)
         sources = tuple(_source(f"{base}/{rest}") for base in upstream.bases(repository))
-        return Destination(_key(content, target), content, sources)
+        return Destination(_key(content, target), content, sources, target)
+
+    def _reverse_general(self, target: Target) -> Destination:
+        """What an ordinary site has."""
+        upstream = next((each for each in self._general if _is_below(target.path, each.path, or_same=True)), None)
+        if upstream is None:
+            raise RequestError(403, "nothing is configured to be served under this path")
+        rest = target.path_and_query[len(upstream.path.rstrip("/")) :]
+        sources = tuple(_source(f"{url.rstrip('/')}{rest}") for url in upstream.urls)
+        content = Content(ContentKind.OTHER, path=target.path)
+        return Destination(site_key(target.url), content, sources, target, is_general=True)
 
     def _forward(self, target: Target) -> Destination:
         if not self._is_forwarding:
             raise RequestError(403, "this server is not a proxy")
         if not any(target.origin == origin and _is_below(target.path, path) for origin, path in self._allowed):
             raise RequestError(403, f"this proxy may not be used for {target.origin}")
-        content = content_of(target.path)
+        content, is_on_site = content_of(target.path), self._is_on_site(target)
+        if is_on_site and target.path.endswith(".json") and REPOSITORIES_PATH not in target.path:
+            content = Content(ContentKind.OTHER, path=target.path)
         asked = Source(target.url, target.origin)
-        return Destination(_key(content, target), content, (asked, *self._others(content, asked)))
+        sources = (asked, *self._others(content, asked))
+        is_general = is_on_site and content.kind is ContentKind.OTHER
+        return Destination(_key(content, target), content, sources, target, is_general)
+
+    def _is_on_site(self, target: Target) -> bool:
+        return any(target.origin == origin and _is_below(target.path, path) for origin, path in self._sites)
 
     def _others(self, content: Content, asked: Source) -> tuple[Source, ...]:
         """Who else may be asked for an object: anybody, since it is verified."""
@@ -117,5 +151,5 @@ def _before_mark(url: str) -> str:
     return head if mark else url.rstrip("/") + "/"
 
 
-def _is_below(path: str, base: str) -> bool:
-    return path.startswith(base if base.endswith("/") else f"{base}/")
+def _is_below(path: str, base: str, *, or_same: bool = False) -> bool:
+    return path.startswith(base if base.endswith("/") else f"{base}/") or (or_same and path == base)

@@ -35,6 +35,7 @@ from edge.revisions import RevisionWatch
 from edge.routing import Routes
 from edge.service import EdgeService
 from edge.statistics import Statistics
+from edge.stored_variants import StoredVariants
 from edge.upstreams import UpstreamHealth
 
 CHECK_SECONDS: Final = 1.0
@@ -217,6 +218,7 @@ class EdgeServer:
             revisions=RevisionWatch(),
             edge_name=config.name or own_name(self.addresses[0]),
             object_bytes_max=cache.object_bytes_max,
+            variants=StoredVariants(memory, disk, self._clock),
         )
         self._service = EdgeService(self._supplies, routes, self._flights)
         limits = config.limits

@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 from cdn.errors import CdnError, DocumentError, HashMismatchError, TransportError
 from cdn.hashing import Hasher
 from cdn.telemetry import event
-from cdn.transport.base import Request as UpstreamRequest
 from cdn.transport.slots import HostSlots
-from edge.answering import Answer, CacheStatus, Representation, answer_from, error_answer, kept_fields
+from edge.answering import Answer, CacheStatus, Representation, answer_from, error_answer
 from edge.collapsing import Arriving, Complete, Flight, Flights, FlightStopped, Kept
 from edge.content import Content, ContentKind
 from edge.disk_cache import OpenFile
@@ -22,7 +21,6 @@ from edge.headers import Headers
 from edge.http_caching import (
     Decision,
     Lifetime,
-    StoredHead,
     conditional_fields,
     decide,
     may_stand_in,
@@ -30,12 +28,14 @@ from edge.http_caching import (
     wants_validation,
 )
 from edge.memory_cache import MemoryEntry
+from edge.passing import Passing
 from edge.protocol import Exchange
-from edge.request import Request, RequestError
+from edge.request import READING, Request, RequestError, method_refused
 from edge.revisions import read_manifest
 from edge.routing import Destination, Routes
 from edge.statistics import Result
 from edge.target import parse_target
+from edge.variants import LIST_STATUS, Variants, variant_key
 
 ROUNDS_MAX: Final = 3
 """How often a request begins anew after what it waited for came to nothing that it has seen."""
@@ -46,7 +46,6 @@ RETRY_SECONDS: Final = 5.0
 _DISK_READ_BYTES: Final = 128 << 10
 _NOT_PASSED_ON: Final = (
     "Authorization",
-    "Cache-Control",
     "Expect",
     "Host",
     "If-Match",
@@ -54,7 +53,6 @@ _NOT_PASSED_ON: Final = (
     "If-None-Match",
     "If-Range",
     "If-Unmodified-Since",
-    "Pragma",
     "Range",
     "Via",
 )
@@ -77,6 +75,28 @@ class StoredFile:
 Stored = MemoryEntry | StoredFile
 
 
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is stored for a request's URL.
+
+    Args:
+        stored: the response that fits the request, else another variant, else None.
+        flight_key: under which others fetch the same.
+    """
+
+    stored: Stored | None
+    flight_key: str
+
+    def fitting(self, request: Request) -> Stored | None:
+        """The response, if the request may get it."""
+        return self.stored if self.stored is not None and selects(self.stored.head, request.headers) else None
+
+    def close(self) -> None:
+        """Lets go of a file."""
+        if isinstance(self.stored, StoredFile):
+            self.stored.file.close()
+
+
 class EdgeService:
     """Answers requests.
 
@@ -92,6 +112,7 @@ class EdgeService:
         self._flights = flights
         self._destinations: dict[str, Destination] = {}
         self._loading = HostSlots(LOADS_MAX, 1)
+        self._passing = Passing(supplies, flights)
         self.is_draining = False
 
     def replace_routes(self, routes: Routes) -> None:
@@ -125,7 +146,12 @@ class EdgeService:
             await self._refuse(exchange, error)
             return
         try:
-            await self._serve_content(request, exchange, destination)
+            if request.method in READING:
+                await self._serve_content(request, exchange, destination)
+            else:
+                await self._passing.serve(request, exchange, destination)
+        except RequestError as error:
+            await self._refuse(exchange, error)
         except UpstreamsFailedError as error:
             await self._serve_failure(exchange, destination, error)
         except (CdnError, FlightStopped) as error:
@@ -135,13 +161,18 @@ class EdgeService:
     def _locate(self, request: Request) -> Destination:
         known = self._destinations.get(request.target)
         if known is None:
-            known = self._routes.locate(parse_target(request.target))
+            target = parse_target(request.target)
+            if request.method not in READING and not self._routes.is_general(target):
+                raise method_refused(request.method)
+            known = self._routes.locate(target)
             if len(self._destinations) >= DESTINATIONS_MAX:
                 self._destinations.clear()
             self._destinations[request.target] = known
         name = self._with.edge_name
         if any(name in via.split() for via in (request.headers.joined("Via") or "").split(",")):
             raise RequestError(508, "it has been here before: edges ask one another in a circle")
+        if request.method not in READING and not known.is_general:
+            raise method_refused(request.method)
         return known
 
     async def _serve_health(self, exchange: Exchange) -> None:
@@ -151,20 +182,18 @@ class EdgeService:
 
     async def _serve_content(self, request: Request, exchange: Exchange, destination: Destination) -> None:
         for _ in range(ROUNDS_MAX):
-            stored = await self._stored(destination)
+            found = await self._find(destination, request)
             try:
-                if await self._serve_once(request, exchange, destination, stored):
+                if await self._serve_once(request, exchange, destination, found):
                     return
             finally:
-                if isinstance(stored, StoredFile):
-                    stored.file.close()
+                found.close()
         raise TransportError(destination.key, "it failed again and again")
 
-    async def _serve_once(
-        self, request: Request, exchange: Exchange, destination: Destination, stored: Stored | None
-    ) -> bool:
+    async def _serve_once(self, request: Request, exchange: Exchange, destination: Destination, found: Found) -> bool:
         """One round; False if it came to nothing, and the client has seen nothing of it."""
-        now, lifetime = self._with.clock.now(), stored.lifetime if stored is not None else Lifetime()
+        now, stored = self._with.clock.now(), found.fitting(request)
+        lifetime = stored.lifetime if stored is not None else Lifetime()
         decision = decide(request.headers, stored.head if stored is not None else None, lifetime, now)
         if decision is Decision.SERVE and stored is not None:
             await self._serve_stored(request, exchange, stored, CacheStatus(is_hit=True), Result.HIT)
@@ -177,14 +206,18 @@ class EdgeService:
             await self._serve_stale(request, exchange, stored)
             return True
         if request.method == "HEAD" and stored is None:
-            await self._serve_head(request, exchange, destination)
+            await self._passing.serve_head(request, exchange, self._order(request, exchange, destination, found))
             return True
-        validated = stored if decision is Decision.VALIDATE else None
-        order = replace(self._order(request, exchange, destination, validated), reason=_reason(request, stored))
+        order = self._order(request, exchange, destination, found, is_validated=decision is not Decision.FETCH)
+        if decision is Decision.SERVE_AND_VALIDATE and stored is not None:
+            if order.is_shared and self._flights.find(order.flight_key) is None:
+                self._start(order)
+            await self._serve_stale(request, exchange, stored, detail="stale-while-revalidate")
+            return True
         try:
             return await self._serve_fetched(request, exchange, order)
         except UpstreamsFailedError:
-            if stored is None or exchange.status or not may_stand_in(request.headers, stored.head, lifetime, now):
+            if stored is None or exchange.status or not order.has_stand_in:
                 raise
             if isinstance(stored, MemoryEntry):
                 stored.retry_at = now + RETRY_SECONDS
@@ -192,18 +225,26 @@ class EdgeService:
             return True
 
     def _order(
-        self, request: Request, exchange: Exchange, destination: Destination, stored: Stored | None
+        self,
+        request: Request,
+        exchange: Exchange,
+        destination: Destination,
+        found: Found,
+        *,
+        is_validated: bool = False,
     ) -> FetchOrder:
-        """What to fetch for a request; credentials make it this client's alone."""
+        """What to fetch for a request; credentials make it this client's alone, unless the answer says otherwise."""
         passed = Headers()
-        if destination.content.kind is ContentKind.OTHER:
+        is_other = destination.content.kind is ContentKind.OTHER
+        if is_other:
             passed = request.headers.end_to_end().without(*_NOT_PASSED_ON)
         elif destination.content.kind is ContentKind.GEO:
             passed = Headers((("X-Forwarded-For", exchange.client),))
         authorization = request.headers.get("Authorization")
         if authorization is not None:
             passed = Headers((*passed.pairs, ("Authorization", authorization)))
-        validated = stored.head if stored is not None and conditional_fields(stored.head) else None
+        stored = found.fitting(request)
+        validated = stored.head if is_validated and stored is not None and conditional_fields(stored.head) else None
         via = request.headers.joined("Via") or ""
         return FetchOrder(
             destination,
@@ -211,18 +252,22 @@ class EdgeService:
             validated,
             is_shared=authorization is None,
             wants_fresh_copy=wants_validation(request.headers),
+            reason=_reason(request, found.stored),
             via=via if via.isascii() else "",
+            may_keep=authorization is None or is_other,
+            has_stand_in=stored is not None
+            and may_stand_in(request.headers, stored.head, stored.lifetime, self._with.clock.now()),
+            flight_key=found.flight_key,
         )
 
     # ------------------------------------------------------------------------------------------------ fetching
 
     async def _serve_fetched(self, request: Request, exchange: Exchange, order: FetchOrder) -> bool:
-        key = order.destination.key
-        flight = self._flights.find(key) if order.is_shared else None
+        flight = self._flights.find(order.flight_key) if order.is_shared else None
         is_collapsed = flight is not None
         if flight is None:
             flight = self._start(order)
-        with self._flights.joined(flight):
+        with self._flights.joined(flight, exchange.tell_interim):
             try:
                 outcome = await asyncio.shield(flight.outcome)
                 if isinstance(outcome, Kept):
@@ -240,7 +285,8 @@ class EdgeService:
         async def run(flight: Flight) -> None:
             await Fetch(self._with, order, flight).run()
 
-        return self._flights.start(order.destination.key, run, is_shared=order.is_shared)
+        resource = order.destination.key
+        return self._flights.start(order.flight_key or resource, run, is_shared=order.is_shared, resource=resource)
 
     async def _serve_outcome(
         self,
@@ -275,55 +321,37 @@ class EdgeService:
         self, request: Request, exchange: Exchange, order: FetchOrder, kept: Kept, *, is_collapsed: bool
     ) -> bool:
         """Serves what was stored after an upstream confirmed it; False if it has vanished meanwhile."""
-        stored = await self._stored(order.destination)
-        if stored is None or not selects(stored.head, request.headers):
-            return False
+        found = await self._find(order.destination, request)
         try:
+            stored = found.fitting(request)
+            if stored is None:
+                return False
             stored.head = kept.head
             status = CacheStatus(forwarded=order.reason, status=304, is_collapsed=is_collapsed, is_stored=True)
             await self._serve_stored(request, exchange, stored, status, Result.REVALIDATED)
         finally:
-            if isinstance(stored, StoredFile):
-                stored.file.close()
+            found.close()
         return True
-
-    async def _serve_head(self, request: Request, exchange: Exchange, destination: Destination) -> None:
-        """Passes a HEAD request on; nothing is stored."""
-        order = self._order(request, exchange, destination, None)
-        fields = order.fields(self._with.edge_name)
-        causes: list[Exception] = []
-        best: StoredHead | None = None
-        length: str | None = None
-        for source in self._with.health.ordered(destination.sources, self._with.clock.monotonic()):
-            asked_at = self._with.clock.now()
-            try:
-                async with self._with.fetcher.send(UpstreamRequest(source.url, "HEAD", fields)) as response:
-                    headers = Headers.of(response.headers.items())
-                    length = headers.get("Content-Length")
-                    headers = kept_fields(destination.content, headers)
-                    best = StoredHead(response.status, headers, asked_at, self._with.clock.now())
-            except TransportError as error:
-                self._with.health.note_failure(source.server, str(error), self._with.clock.monotonic())
-                causes.append(error)
-                continue
-            if best.status < 500 and best.status not in {404, 410}:
-                break
-        if best is None:
-            raise UpstreamsFailedError(destination.sources[0].url, tuple(causes), None)
-        size = int(length) if length is not None and length.isascii() and length.isdigit() else None
-        lifetime = self._with.lifetimes.of(destination.content.kind, best.status)
-        source_of_answer = Representation(best, destination.content, lifetime, size)
-        answer = self._answer(source_of_answer, request, CacheStatus(forwarded="miss", status=best.status))
-        await self._send(exchange, destination.content, answer, b"", Result.PASSED)
 
     # ------------------------------------------------------------------------------------------------ what is stored
 
-    async def _stored(self, destination: Destination) -> Stored | None:
-        """What is stored for a destination; a `StoredFile` is to be closed by the caller."""
-        key, content = destination.key, destination.content
-        known = self._with.memory.get(key) or self._fresh_negative(key)
-        if known is not None:
-            return known
+    async def _find(self, destination: Destination, request: Request) -> Found:
+        """What is stored for a request; to be closed by the caller."""
+        key = destination.key
+        stored = self._with.memory.get(key) or self._fresh_negative(key) or await self._load(destination, key)
+        if not isinstance(stored, MemoryEntry) or stored.head.status != LIST_STATUS:
+            return Found(stored, key)
+        try:
+            variants = Variants.parse(stored.body)
+        except DocumentError:
+            return Found(None, key)
+        chosen = variant_key(key, variants.selected(request.headers))
+        stored = self._with.memory.get(chosen) or await self._load(destination, chosen)
+        return Found(stored, variant_key(key, variants.wanted(request.headers)))
+
+    async def _load(self, destination: Destination, key: str) -> Stored | None:
+        """What is stored on disk under a key; what is small goes to memory."""
+        content = destination.content
         async with self._loading.hold(key):
             entry = self._with.memory.get(key)  # what others waited for as well
             if entry is not None:
@@ -366,9 +394,11 @@ class EdgeService:
         async with aclosing(self._disk_pieces(stored, answer)) as pieces:
             await self._stream(exchange, stored.content, answer, pieces, result)
 
-    async def _serve_stale(self, request: Request, exchange: Exchange, stored: Stored) -> None:
-        """Serves what is stored because no upstream gave anything newer."""
-        status = CacheStatus(is_hit=True, detail="upstreams-failed")
+    async def _serve_stale(
+        self, request: Request, exchange: Exchange, stored: Stored, *, detail: str = "upstreams-failed"
+    ) -> None:
+        """Serves what is stored although it is stale, as when no upstream gave anything newer."""
+        status = CacheStatus(is_hit=True, detail=detail)
         await self._serve_stored(request, exchange, stored, status, Result.STALE)
 
     async def _disk_pieces(self, stored: StoredFile, answer: Answer) -> AsyncGenerator[bytes, None]:
@@ -418,6 +448,8 @@ class EdgeService:
         self._with.statistics.requests[result, content.kind.value] += 1
 
     async def _refuse(self, exchange: Exchange, error: RequestError) -> None:
+        if error.status in {400, 405, 501}:
+            exchange.keeps_alive = False  # whoever sends such, where its next request begins is not certain
         answer, body = self._error(error.status, error.reason, detail="refused")
         await self._send(exchange, Content(ContentKind.OTHER), answer, body, Result.REFUSED)
 

@@ -6,6 +6,7 @@ from cdn.errors import DocumentError
 from edge.config import EdgeConfig, ForwardSettings, UpstreamSettings
 from edge.content import content_of
 from edge.request import Request, RequestError, RequestLimits, RequestReader
+from edge.request_body import BodyDecoder
 from edge.routing import Routes
 from edge.target import parse_target
 from tests.fuzz.driver import main
@@ -13,7 +14,11 @@ from tests.fuzz.driver import main
 LIMITS = RequestLimits(head_bytes_max=4096, fields_max=30, target_bytes_max=1000)
 ROUTES = Routes(
     EdgeConfig(
-        (UpstreamSettings("all", ("http://s1/cvmfs/@fqrn@",)),), forward=ForwardSettings(allow=("http://other/pub/",))
+        (
+            UpstreamSettings("all", ("http://s1/cvmfs/@fqrn@",)),
+            UpstreamSettings("site", ("http://site/base/",), path="/site/"),
+        ),
+        forward=ForwardSettings(allow=("http://other/pub/",)),
     )
 )
 _OBJECT = b"/cvmfs/sw.example.org/data/01/23456789abcdef0123456789abcdef01234567"
@@ -34,6 +39,8 @@ def seeds() -> list[bytes]:
         + fields
         + b'Range: bytes=0-5, 7-\r\nIf-Range: "x"\r\n\r\n',
         b"GET /x HTTP/1.1\r\nHost: e\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"PUT /site/x HTTP/1.1\r\n" + fields + b"Content-Length: 5\r\n\r\nhelloGET /x HTTP/1.1\r\nHost: e\r\n\r\n",
+        b"POST /site/x HTTP/1.1\r\nHost: e\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nA: b\r\n\r\n",
         b"CONNECT s1:443 HTTP/1.1\r\nHost: s1:443\r\n\r\n",
     ]
 
@@ -43,22 +50,33 @@ def check(data: bytes) -> None:
     whole, whole_end = _requests([data])
     single, single_end = _requests([data[start : start + 1] for start in range(min(len(data), 3000))])
     if len(data) <= 3000:
-        assert whole == single, "the requests depend on how the bytes arrived"
+        assert [each for each, _ in whole] == [each for each, _ in single], "requests depend on how the bytes arrived"
+        assert whole_end is not None or whole == single, "bodies depend on how the bytes arrived"
         assert (whole_end is None) == (single_end is None), "a refusal depends on how the bytes arrived"
-    for request in whole:
+    for request, _ in whole:
         _check_destination(request)
     if whole_end is not None:
         raise whole_end
 
 
-def _requests(pieces: list[bytes]) -> tuple[list[Request], RequestError | None]:
+def _requests(pieces: list[bytes]) -> tuple[list[tuple[Request, bytes]], RequestError | None]:
+    """Requests with their bodies, as far as those came."""
     reader, found = RequestReader(LIMITS), []
+    decoder = BodyDecoder(0)
     try:
         for piece in pieces:
-            request = reader.feed(piece)
-            while request is not None:
-                found.append(request)
-                request = reader.next()
+            reader.keep(piece)
+            while True:
+                if not decoder.is_complete:
+                    request, body = found[-1]
+                    found[-1] = (request, body + decoder.take(reader.pending))
+                    if not decoder.is_complete:
+                        break
+                following = reader.next()
+                if following is None:
+                    break
+                found.append((following, b""))
+                decoder = BodyDecoder(following.body_size)
     except RequestError as error:
         return found, error
     assert reader.buffered <= LIMITS.head_bytes_max, "more is kept than a head may have"
@@ -66,8 +84,10 @@ def _requests(pieces: list[bytes]) -> tuple[list[Request], RequestError | None]:
 
 
 def _check_destination(request: Request) -> None:
-    assert request.method in {"GET", "HEAD"}
-    assert not {"transfer-encoding"} & {name.lower() for name, _ in request.headers}
+    assert request.method not in {"CONNECT", "TRACE"}
+    names = [name.lower() for name, _ in request.headers]
+    assert not request.is_plain or "transfer-encoding" not in names
+    assert not {"transfer-encoding", "content-length"} <= set(names), "a body has two ends"
     try:
         target = parse_target(request.target)
         destination = ROUTES.locate(target)
@@ -75,9 +95,10 @@ def _check_destination(request: Request) -> None:
         return
     assert parse_target(target.url) == target, "a canonical target has another canonical form"
     for source in destination.sources:
-        assert source.url.startswith(("http://s1/cvmfs/", "http://other/pub/")), f"{source.url} is not allowed"
+        allowed = ("http://s1/cvmfs/", "http://other/pub/", "http://site/base/")
+        assert source.url.startswith(allowed), f"{source.url} is not allowed"
         assert "/../" not in source.url
-        assert content_of(target.path).digest == destination.content.digest
+        assert destination.is_general or content_of(target.path).digest == destination.content.digest
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ try:
 except ImportError:  # asyncio alone, then
     uvloop = None  # type: ignore[assignment]
 
-_ON_BOTH = ("test_edge_serving", "test_edge_fetching")
+_ON_BOTH = ("test_edge_serving", "test_edge_fetching", "test_edge_sites")
 
 
 def pytest_asyncio_loop_factories(

@@ -3,6 +3,7 @@
 import pytest
 
 from edge.config import EdgeConfig, ForwardSettings, UpstreamSettings
+from edge.content import ContentKind, digest_of_key
 from edge.request import RequestError
 from edge.routing import Routes
 from edge.target import parse_target
@@ -42,6 +43,53 @@ def test_what_nobody_holds_is_refused(text):
     with pytest.raises(RequestError) as refused:
         urls(text)
     assert refused.value.status == 403
+
+
+SITES = Routes(
+    EdgeConfig(
+        upstreams=(
+            UpstreamSettings("all", ("http://s1/cvmfs/@fqrn@",)),
+            UpstreamSettings("root", ("http://site/base/",), path="/"),
+            UpstreamSettings("deep", ("http://deep1", "http://deep2/x"), path="/deep"),
+        ),
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("/", ["http://site/base/"]),
+        ("/a.json?b", ["http://site/base/a.json?b"]),
+        ("/deeper", ["http://site/base/deeper"]),
+        ("/deep", ["http://deep1", "http://deep2/x"]),
+        ("/deep?a", ["http://deep1?a", "http://deep2/x?a"]),
+        ("/deep/a/", ["http://deep1/a/", "http://deep2/x/a/"]),
+        (f"/sw.example.org/{OBJECT}", [f"http://site/base/sw.example.org/{OBJECT}"]),
+        ("http://site/base/a", ["http://site/base/a"]),
+        ("http://deep2/x/a", ["http://deep2/x/a"]),
+    ],
+)
+def test_an_ordinary_site_is_asked_for_what_is_below_its_path(text, expected):
+    found = SITES.locate(parse_target(text))
+    assert [source.url for source in found.sources] == expected
+    assert (found.is_general, found.content.kind, found.content.digest) == (True, ContentKind.OTHER, None)
+    assert digest_of_key(found.key) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["/cvmfs/sw.example.org/x", "http://s1/cvmfs/sw.example.org/x", f"/cvmfs/sw.example.org/{OBJECT}"]
+)
+def test_what_is_a_repositorys_is_no_ordinary_sites(text):
+    assert not SITES.locate(parse_target(text)).is_general
+
+
+@pytest.mark.parametrize("text", ["/cvmfs/x", "/cvmfs", "http://site/other", "http://deep2/y"])
+def test_an_ordinary_site_is_not_asked_for_anything_else(text):
+    assert text == "/cvmfs" or not SITES.is_general(parse_target(text))
+    if text.startswith("http"):
+        with pytest.raises(RequestError):
+            SITES.locate(parse_target(text))
 
 
 def test_a_forward_client_is_served_by_the_server_it_names_and_objects_by_all():
