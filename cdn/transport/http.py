@@ -33,9 +33,11 @@ from cdn.errors import (
 from cdn.transport.base import Request
 from cdn.transport.slots import HostSlots
 from cdn.transport.speed import SpeedGauge, SpeedLimit
+from cdn.transport.surplus import AnswerEnd
 
 if TYPE_CHECKING:
     import aiohttp
+    from aiohttp.client_proto import ResponseHandler
     from aiohttp.connector import Connection
 
 USER_AGENT: Final = f"stratocast/{cdn.__version__}"
@@ -163,6 +165,8 @@ class HttpFetcher:
             resolver=_adapted(self._resolver) if self._resolver else None,
             use_dns_cache=self._resolver is None,
         )
+        loop = asyncio.get_running_loop()
+        connector._factory = functools.partial(_cutting_protocol(), loop=loop)  # noqa: SLF001 -- there is no other way
         return aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(
@@ -282,6 +286,28 @@ def _interim_aware() -> type[aiohttp.ClientResponse]:
             return self
 
     return Answer
+
+
+@functools.cache
+def _cutting_protocol() -> type[ResponseHandler]:
+    """The library's class of connections, taught to let go of what comes after an answer."""
+    from aiohttp.client_proto import ResponseHandler
+
+    class Cutting(ResponseHandler):
+        _end = AnswerEnd()
+
+        def set_response_params(self, **settings: Any) -> None:
+            super().set_response_params(**settings)
+            self._end = AnswerEnd(has_body=not settings.get("skip_payload"))
+
+        def data_received(self, data: bytes) -> None:
+            kept = self._end.take(data)
+            if kept or not data:
+                super().data_received(kept)
+            if self._end.has_surplus and self.transport is not None:
+                self.transport.close()
+
+    return Cutting
 
 
 async def _let_go(answer: aiohttp.ClientResponse) -> None:
