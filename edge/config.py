@@ -120,8 +120,8 @@ class ForwardSettings:
 
     Args:
         enabled: whether to.
-        allow: base URLs below which anything may be asked for, besides the repositories of the upstreams. An edge is
-            never an open proxy.
+        allow: base URLs of ordinary sites below which anything may be asked for, with any method, besides what the
+            upstreams have. An edge is never an open proxy.
     """
 
     enabled: bool = True

@@ -13,33 +13,28 @@ import hashlib
 import re
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final
 
-from cdn.clock import Clock
 from cdn.errors import (
-    AllSourcesFailedError,
     CdnError,
     DocumentError,
     HashMismatchError,
     MalformedAnswerError,
     RollbackError,
     ShortTransferError,
-    SlowPeerError,
     StatusError,
     StorageError,
     TransportError,
 )
 from cdn.hashing import Hasher
 from cdn.telemetry import event
-from cdn.transport.base import Fetcher, Request, Response
+from cdn.transport.base import Request, Response
 from cdn.transport.download import NO_CACHE
-from cdn.transport.slots import HostSlots
 from edge.answering import kept_fields
 from edge.arriving_body import ArrivingBody
 from edge.collapsing import Arriving, Complete, Flight, Kept
-from edge.content import ContentKind, Lifetimes
-from edge.disk_cache import DiskCache
+from edge.content import ContentKind
 from edge.headers import Headers
 from edge.http_caching import (
     Lifetime,
@@ -50,106 +45,20 @@ from edge.http_caching import (
     refreshed,
     selecting_fields,
 )
-from edge.memory_cache import MemoryCache, MemoryEntry
-from edge.revisions import MANIFEST_BYTES_MAX, Order, RevisionWatch, read_manifest
-from edge.routing import Destination, Source
-from edge.statistics import Statistics
-from edge.stored_variants import StoredVariants
-from edge.upstreams import UpstreamHealth
+from edge.memory_cache import MemoryEntry
+from edge.orders import FetchOrder, Supplies, UpstreamsFailedError
+from edge.revisions import MANIFEST_BYTES_MAX, Order, read_manifest
+from edge.routing import Source
 from edge.variants import variant_key
 
 HOLD_BYTES: Final = 1 << 20
 """Bodies up to this size are shown when they are complete."""
 HOLD_SECONDS: Final = 1.0
 """But clients wait no longer than this for the first byte of one that has begun."""
-STORES_MAX: Final = 64
-"""How many responses are being written to disk at once."""
 ERROR_BODY_BYTES_MAX: Final = 64 << 10
 _BELIEVED_BY_ALL: Final = frozenset({404, 410})
 _NEXT_MAY_KNOW_BETTER: Final = frozenset({206, 304, 404, 408, 410, 429})
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", re.ASCII)
-
-
-@dataclass(frozen=True, slots=True)
-class FetchOrder:
-    """What to fetch, and for what.
-
-    Args:
-        destination: key, content and sources.
-        request: the client's fields that are passed on.
-        stored: what is stored, if it is to be validated rather than replaced.
-        is_shared: whether the answer may be kept and given to others.
-        wants_fresh_copy: whether caches on the way are told to look again.
-        reason: why what is stored would not do, in the words of `Cache-Status`.
-        via: through whom the request came, so that circles are found.
-        may_keep: whether the answer may be stored, if its own fields allow it.
-        has_stand_in: whether what is stored would serve if all upstreams fail.
-        flight_key: under which others find this fetch; the destination's key if empty.
-    """
-
-    destination: Destination
-    request: Headers = field(default_factory=Headers)
-    stored: StoredHead | None = None
-    is_shared: bool = True
-    wants_fresh_copy: bool = False
-    reason: str = "miss"
-    via: str = ""
-    may_keep: bool = True
-    has_stand_in: bool = False
-    flight_key: str = ""
-
-    def fields(self, edge_name: str) -> dict[str, str]:
-        """The fields of a request to an upstream."""
-        return upstream_fields(self.request, self.via, edge_name)
-
-
-def upstream_fields(request: Headers, via: str, edge_name: str) -> dict[str, str]:
-    """Fields as they are sent to an upstream, repeated ones as one list (RFC 9110 §5.3; for `Cookie` RFC 6265 §5.4)."""
-    fields: dict[str, str] = {}
-    for name in dict.fromkeys(name.lower() for name, _ in request):
-        values = request.every(name)
-        value = ("; " if name == "cookie" else ", ").join(values)
-        if value.isascii():
-            fields[name] = value
-    fields["Via"] = f"{via}, 1.1 {edge_name}" if via else f"1.1 {edge_name}"
-    return fields
-
-
-class UpstreamsFailedError(AllSourcesFailedError):
-    """No upstream gave what was asked for.
-
-    Args:
-        url: what was asked for.
-        causes: what each said.
-        answer: the best answer there was, such as a 404 of one while others could not be asked.
-    """
-
-    def __init__(self, url: str, causes: tuple[Exception, ...], answer: Complete | None) -> None:
-        super().__init__(url, causes)
-        self.answer = answer
-
-    @property
-    def is_timeout(self) -> bool:
-        """Whether every upstream was too slow, rather than broken."""
-        return bool(self.causes) and all(isinstance(cause, SlowPeerError) for cause in self.causes)
-
-
-@dataclass(slots=True)
-class Supplies:
-    """What fetches work with; `health` and `lifetimes` are replaced by a reload."""
-
-    fetcher: Fetcher
-    health: UpstreamHealth
-    memory: MemoryCache
-    disk: DiskCache
-    clock: Clock
-    statistics: Statistics
-    lifetimes: Lifetimes
-    revisions: RevisionWatch
-    edge_name: str
-    object_bytes_max: int
-    variants: StoredVariants
-    storing: HostSlots = field(default_factory=lambda: HostSlots(STORES_MAX, 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,9 +26,9 @@ from edge.collapsing import Flights
 from edge.config import EdgeConfig, FetchSettings, LifetimeSettings, listen_address
 from edge.content import Lifetimes, digest_of_key
 from edge.disk_cache import SHARDS, DiskCache
-from edge.fetching import Supplies
 from edge.memory_cache import MemoryCache
 from edge.metrics import Gauges, render_metrics
+from edge.orders import Supplies
 from edge.protocol import Connection, Shared
 from edge.request import RequestLimits
 from edge.revisions import RevisionWatch

@@ -16,7 +16,7 @@ from edge.answering import Answer, CacheStatus, Representation, answer_from, err
 from edge.collapsing import Arriving, Complete, Flight, Flights, FlightStopped, Kept
 from edge.content import Content, ContentKind
 from edge.disk_cache import OpenFile
-from edge.fetching import Fetch, FetchOrder, Supplies, UpstreamsFailedError
+from edge.fetching import Fetch
 from edge.headers import Headers
 from edge.http_caching import (
     Decision,
@@ -28,6 +28,7 @@ from edge.http_caching import (
     wants_validation,
 )
 from edge.memory_cache import MemoryEntry
+from edge.orders import FetchOrder, Supplies, UpstreamsFailedError
 from edge.passing import Passing
 from edge.protocol import Exchange
 from edge.request import READING, Request, RequestError, method_refused

@@ -14,7 +14,7 @@ GOOD = '[[upstreams]]\nname = "a"\nurls = ["http://a/@fqrn@"]\n'
 
 def test_the_example_is_good_and_its_cache_lies_beside_it():
     config = load(EXAMPLE)
-    assert [upstream.name for upstream in config.upstreams] == ["example", "partner"]
+    assert [upstream.name for upstream in config.upstreams] == ["example", "partner", "conditions"]
     assert config.cache.directory == EXAMPLE.parent / "cache"
     assert config.cache.disk_bytes == 100 << 30
 
