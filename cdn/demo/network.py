@@ -208,7 +208,7 @@ class Network:
         daemon = ("replica", "run", "--metrics", f"{HOME}:{daemon_port}", "--root", str(root))
         return [
             Program(f"replica-{name}", ("serve", "--storage", str(root / "srv"), *where), self._answers(manifest)),
-            Program(f"replica-{name}-daemon", daemon, self._answers(f"http://{HOME}:{daemon_port}/health")),
+            Program(f"replica-{name}-daemon", daemon, self._answers(f"http://{HOME}:{daemon_port}/healthz")),
         ]
 
     async def replicas_at(self, revision: int) -> None:
