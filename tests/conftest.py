@@ -25,6 +25,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 # What the person who runs the tests has set for `cdn` must not change what is tested.
 for name in [name for name in os.environ if name.startswith(("CDN_", "_CDN_"))]:
     del os.environ[name]
+os.environ.pop("PYTHONUNBUFFERED", None)  # programs under test buffer what they say, as they do for their users
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, is_dataclass
 from enum import Enum
+from io import TextIOWrapper
 from typing import Any, Final, TextIO
 
 from cdn.clock import Clock, SystemClock
@@ -116,6 +117,8 @@ class CommandOutput:
 
     def serving(self) -> None:
         self.start_logging(serving=True)
+        if isinstance(sys.stdout, TextIOWrapper):  # whoever reads from a pipe where it serves must not wait for its end
+            sys.stdout.reconfigure(line_buffering=True)
 
     def start_logging(self, *, serving: bool = False) -> None:
         """Sends the log to standard error, at the level and in the format the settings say."""
