@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sqlite3
+import weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,6 +79,7 @@ class Checkpoint:
         self.was_resumed: Final = was_resumed
         self.marks: Final = ObjectMarks(folder / "marks")
         self._connection = _connected(folder / "state.sqlite")
+        weakref.finalize(self, self._connection.close).atexit = False  # a check that was interrupted does not close it
         if not was_resumed:
             self._connection.executescript(_TABLES)
             self._set("identity", identity)

@@ -13,6 +13,7 @@ import os
 import sqlite3
 import stat
 import struct
+import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -110,6 +111,7 @@ class Staging:
             except BaseException:
                 self._connection.close()
                 raise
+        weakref.finalize(self, self._connection.close).atexit = False  # a transaction that is dropped is let go
 
     def _prepare(self, *, durable: bool) -> None:
         self._connection.execute("PRAGMA journal_mode = WAL")
