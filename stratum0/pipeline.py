@@ -55,6 +55,8 @@ BATCH_PATH_BYTES_MAX: Final = 16 << 10
 UNDER_WAY_MAX: Final = 8
 START_AFTER_BATCHES: Final = 3
 """So many full batches are worth starting processes (some 80 ms each)."""
+_SEND_BUFFER_BYTES: Final = 1 << 20
+"""Asked for; a usual kernel gives 416 KiB, twice what the requests under way take at most."""
 _INDEX_ROWS_MAX: Final = 20_000
 _INDEX_BYTES_MAX: Final = 64 << 20
 """When the index is written: rarely, since few rows touch as many pages as many do, but soon after large content."""
@@ -348,6 +350,7 @@ class _Worker:
         from multiprocessing.connection import Connection
 
         ours, theirs = socket.socketpair()
+        ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
         with theirs:
             environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
             self._process = subprocess.Popen(
