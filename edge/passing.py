@@ -16,10 +16,10 @@ from cdn.transport.base import Request as UpstreamRequest
 from cdn.transport.base import Response
 from edge.answering import Answer, CacheStatus, Representation, answer_from, kept_fields, passed_answer
 from edge.collapsing import Flights
+from edge.exchange import ClientGone, Exchange
 from edge.headers import Headers, http_date
 from edge.http_caching import StoredHead, also_invalidated, dated, invalidates
 from edge.orders import FetchOrder, Supplies, UpstreamsFailedError, upstream_fields
-from edge.protocol import ClientGone, Exchange
 from edge.request import Request, RequestError
 from edge.routing import Destination, Source
 from edge.statistics import Result

@@ -11,7 +11,6 @@ import asyncio
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Final, Protocol, cast
@@ -19,21 +18,19 @@ from typing import Final, Protocol, cast
 from cdn.clock import Clock
 from cdn.telemetry import event
 from edge.access_log import Access, AccessLog
-from edge.answering import Answer, error_answer, is_chunked, render_head, render_interim
+from edge.answering import error_answer, render_head
 from edge.config import LimitSettings
-from edge.headers import Headers
-from edge.request import Request, RequestError, RequestLimits, RequestReader, Version
+from edge.exchange import JOIN_BYTES_MAX, ClientGone, Exchange
+from edge.request import Request, RequestError, RequestLimits, RequestReader
 from edge.request_body import BodyDecoder
 from edge.statistics import Result, Statistics
 
 PIPELINED_BYTES_MAX: Final = 64 << 10
 """How much of further requests waits while one is being answered."""
 WRITE_HIGH_WATER: Final = 64 << 10
-_JOIN_BYTES_MAX: Final = 32 << 10
 _LINGER_OFF: Final = struct.pack("ii", 1, 0)
 _LINGER_SECONDS: Final = 2.0
 """How long a refused client may go on sending before the connection is torn down."""
-_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _NO_REQUEST: Final = Request("GET", "/", keeps_alive=False)
 
 
@@ -63,10 +60,6 @@ class Shared:
     memo: dict[bytes, Request] = field(default_factory=dict)
     connections: set[Connection] = field(default_factory=set)
     is_draining: bool = False
-
-
-class ClientGone(Exception):  # noqa: N818 -- no failure of ours
-    """The client closed the connection before it had its answer."""
 
 
 class Connection(asyncio.Protocol):
@@ -179,7 +172,7 @@ class Connection(asyncio.Protocol):
             return False
         head, body = ready
         assert self._transport is not None
-        if len(body) <= _JOIN_BYTES_MAX:
+        if len(body) <= JOIN_BYTES_MAX:
             self._transport.write(head + body)
         else:
             self._transport.writelines((head, body))
@@ -283,9 +276,13 @@ class Connection(asyncio.Protocol):
             shared.access_log.add(access)
 
     @property
-    def shared(self) -> Shared:
-        """What all connections have in common."""
-        return self._shared
+    def is_draining(self) -> bool:
+        """Whether the edge stops."""
+        return self._shared.is_draining
+
+    def note_aborted(self) -> None:
+        """Counts an answer that broke off."""
+        self._shared.statistics.aborted_answers += 1
 
     async def write(self, data: bytes) -> None:
         """Sends bytes, and waits while the client does not take them.
@@ -392,101 +389,3 @@ class Connection(asyncio.Protocol):
         elif now - self._active_at > self._shared.limits.send_timeout:
             self._shared.statistics.timeouts += 1
             self.abort()
-
-
-class Exchange:
-    """One request and the sending of its answer.
-
-    Args:
-        connection: where it goes.
-        request: what was asked.
-    """
-
-    def __init__(self, connection: Connection, request: Request) -> None:
-        self._connection = connection
-        self.request = request
-        self.began_at = time.perf_counter()
-        self.status = 0
-        """Of the answer, once it began."""
-        self.sent = 0
-        """Bytes of body."""
-        self.result = "-"
-        self.keeps_alive = request.keeps_alive
-        self._decoder = BodyDecoder(request.body_size) if request.has_body else None
-
-    @property
-    def client(self) -> str:
-        """The client's address."""
-        return self._connection.client
-
-    @property
-    def has_whole_body(self) -> bool:
-        """Whether the request's body, if it has one, was read to its end."""
-        return self._decoder is None or self._decoder.is_complete
-
-    async def body(self) -> AsyncIterator[bytes]:
-        """The request's body, piece by piece, as it arrives; raises as `Connection.read_body`."""
-        if self._decoder is None:
-            return
-        if "Expect" in self.request.headers and self.request.version is Version.HTTP_1_1:
-            self._connection.write_interim(_CONTINUE)
-        while piece := await self._connection.read_body(self._decoder):
-            yield piece
-
-    def tell_interim(self, status: int, fields: Headers) -> None:
-        """Passes an interim answer on (RFC 9110 §15.2) if the client knows such and the final one has not begun."""
-        if self.status == 0 and self.request.version is Version.HTTP_1_1:
-            self._connection.write_interim(render_interim(status, fields))
-
-    async def send(self, answer: Answer, body: bytes) -> None:
-        """Sends a whole answer; of the body only the part the answer speaks of."""
-        head = self._begin(answer)
-        part = b"" if self._has_no_body(answer) else body[answer.start : answer.stop]
-        self.sent = len(part)
-        await self._connection.write(head + part if len(part) <= _JOIN_BYTES_MAX else head)
-        if len(part) > _JOIN_BYTES_MAX:
-            await self._connection.write(part)
-
-    async def stream(self, answer: Answer, pieces: AsyncIterator[bytes]) -> None:
-        """Sends an answer whose body comes piece by piece; if it does not come whole, the connection breaks."""
-        head = self._begin(answer)
-        if self._has_no_body(answer):
-            await self._connection.write(head)
-            return
-        chunked = is_chunked(answer, self.request)
-        self.keeps_alive = self.keeps_alive and (chunked or answer.size is not None)
-        try:
-            await self._send_pieces(head, pieces, chunked=chunked)
-        except (ClientGone, asyncio.CancelledError):
-            raise
-        except Exception:
-            self._connection.shared.statistics.aborted_answers += 1
-            self.abort()
-            raise
-        if answer.size is not None and self.sent != answer.size:
-            self.abort()
-
-    async def _send_pieces(self, head: bytes, pieces: AsyncIterator[bytes], *, chunked: bool) -> None:
-        write = self._connection.write
-        await write(head)
-        async for piece in pieces:
-            self.sent += len(piece)
-            await write(b"%x\r\n%b\r\n" % (len(piece), piece) if chunked else piece)
-        if chunked:
-            await write(b"0\r\n\r\n")
-
-    def abort(self) -> None:
-        """Breaks the connection."""
-        self.keeps_alive = False
-        self._connection.abort()
-
-    def _begin(self, answer: Answer) -> bytes:
-        assert self.status == 0, "an exchange has one answer"
-        self.status = answer.status
-        if self._connection.shared.is_draining or not self.has_whole_body:
-            self.keeps_alive = False
-        is_delimited = answer.size is not None or is_chunked(answer, self.request) or answer.status in {204, 304}
-        return render_head(answer, self.request, keeps_alive=self.keeps_alive and is_delimited)
-
-    def _has_no_body(self, answer: Answer) -> bool:
-        return self.request.method == "HEAD" or answer.status in {204, 304}

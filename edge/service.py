@@ -16,6 +16,7 @@ from edge.answering import Answer, CacheStatus, Representation, answer_from, err
 from edge.collapsing import Arriving, Complete, Flight, Flights, FlightStopped, Kept
 from edge.content import Content, ContentKind
 from edge.disk_cache import OpenFile
+from edge.exchange import Exchange
 from edge.fetching import Fetch
 from edge.headers import Headers
 from edge.http_caching import (
@@ -30,7 +31,6 @@ from edge.http_caching import (
 from edge.memory_cache import MemoryEntry
 from edge.orders import FetchOrder, Supplies, UpstreamsFailedError
 from edge.passing import Passing
-from edge.protocol import Exchange
 from edge.request import READING, Request, RequestError, method_refused
 from edge.revisions import read_manifest
 from edge.routing import Destination, Routes
