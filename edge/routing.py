@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cdn.manifest import is_repository_name
-from edge.config import REPOSITORIES_PATH, REPOSITORY_MARK, EdgeConfig, UpstreamSettings, url_target
+from edge.config import EdgeConfig
+from edge.config_checks import url_target
+from edge.config_upstreams import REPOSITORIES_PATH, REPOSITORY_MARK, UpstreamSettings
 from edge.content import Content, ContentKind, content_of, object_key, site_key
 from edge.request import RequestError
 from edge.target import Target

@@ -23,7 +23,9 @@ from cdn.transport.base import Fetcher
 from cdn.transport.http import HttpFetcher, HttpSettings
 from edge.access_log import AccessLog
 from edge.collapsing import Flights
-from edge.config import EdgeConfig, FetchSettings, LifetimeSettings, listen_address
+from edge.config import EdgeConfig, LifetimeSettings
+from edge.config_checks import listen_address
+from edge.config_upstreams import FetchSettings
 from edge.content import Lifetimes, digest_of_key
 from edge.disk_cache import SHARDS, DiskCache
 from edge.memory_cache import MemoryCache

@@ -14,7 +14,8 @@ from cdn.clock import Clock, ManualClock
 from cdn.hashing import Algorithm, digest_of
 from cdn.manifest import Manifest
 from cdn.objects import Kind, ObjectName
-from edge.config import AdminSettings, CacheSettings, EdgeConfig, ListenSettings, UpstreamSettings
+from edge.config import AdminSettings, CacheSettings, EdgeConfig, ListenSettings
+from edge.config_upstreams import UpstreamSettings
 from edge.server import EdgeServer
 from tests.fakes.origin import Origin, Reply
 

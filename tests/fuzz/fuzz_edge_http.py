@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from cdn.errors import DocumentError
-from edge.config import EdgeConfig, ForwardSettings, UpstreamSettings
+from edge.config import EdgeConfig, ForwardSettings
+from edge.config_upstreams import UpstreamSettings
 from edge.content import content_of
 from edge.request import Request, RequestError, RequestLimits, RequestReader
 from edge.request_body import BodyDecoder

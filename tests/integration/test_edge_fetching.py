@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from edge.config import CacheSettings, FetchSettings, ForwardSettings
+from edge.config import CacheSettings, ForwardSettings
+from edge.config_upstreams import FetchSettings
 from tests.fakes.edge import BASE, Client, edge_world, manifest_bytes, object_of, until
 from tests.fakes.origin import Reply
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from edge.config import LimitSettings, UpstreamSettings
+from edge.config import LimitSettings
+from edge.config_upstreams import UpstreamSettings
 from edge.protocol import PIPELINED_BYTES_MAX
 from edge.variants import VARIANTS_MAX
 from tests.fakes.edge import BASE, World, edge_world, until

@@ -2,7 +2,8 @@
 
 import pytest
 
-from edge.config import EdgeConfig, ForwardSettings, UpstreamSettings
+from edge.config import EdgeConfig, ForwardSettings
+from edge.config_upstreams import UpstreamSettings
 from edge.content import ContentKind, digest_of_key
 from edge.request import RequestError
 from edge.routing import Routes
