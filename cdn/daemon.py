@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import signal
+import socket
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol
 
-from cdn.errors import TransportError, UnreachableError, UsageError
+from cdn.errors import CdnError, TransportError, UnreachableError, UsageError
 from cdn.transport.loop import run
 
 if TYPE_CHECKING:
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 STATUS_BYTES_MAX: Final = 16 << 20
 STATUS_SECONDS: Final = 10.0
+COMMAND_BYTES_MAX: Final = 64 << 10
 STOP_SECONDS: Final = 1.0
 """How long answers under way of an operator's listener may take when it stops."""
 
@@ -118,15 +122,26 @@ class HttpListener:
         await self._runner.cleanup()
 
 
+Command = Callable[[dict[str, object]], Awaitable[dict[str, object]]]
+"""Carries out what an operator wants: takes and gives plain values; a `UsageError` says what is wrong with the order."""
+
+
 def operator_application(
-    *, status: Callable[[], dict[str, object]], metrics: Callable[[], bytes], is_ready: Callable[[], bool]
+    *,
+    status: Callable[[], dict[str, object]],
+    metrics: Callable[[], bytes],
+    is_ready: Callable[[], bool],
+    why_not_ready: Callable[[], str] = lambda: "stopping",
+    commands: Mapping[str, Command] | None = None,
 ) -> web.Application:
-    """The operator's application: ``/healthz``, ``/readyz``, ``/status`` and ``/metrics``.
+    """The operator's application: ``/healthz``, ``/readyz``, ``/status``, ``/metrics``, and commands.
 
     Args:
         status: describes the service for people and scripts.
         metrics: all metrics in the text format of Prometheus.
         is_ready: whether new clients are welcome.
+        why_not_ready: says why they are not.
+        commands: by name; ``POST /NAME`` with a JSON object carries one out. Not for browsers: see `_check_sender`.
     """
     from aiohttp import web
 
@@ -134,7 +149,7 @@ def operator_application(
         return web.Response(text="ok\n")
 
     async def readyz(_request: web.Request) -> web.Response:
-        return web.Response(text="ready\n") if is_ready() else web.Response(status=503, text="stopping\n")
+        return web.Response(text="ready\n") if is_ready() else web.Response(status=503, text=f"{why_not_ready()}\n")
 
     async def give_status(_request: web.Request) -> web.Response:
         return web.json_response(status())
@@ -142,7 +157,9 @@ def operator_application(
     async def give_metrics(_request: web.Request) -> web.Response:
         return web.Response(body=metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
-    application = web.Application()
+    application = web.Application(client_max_size=COMMAND_BYTES_MAX)
+    for name, command in (commands or {}).items():
+        application.router.add_post(f"/{name}", _handler_of(command))
     application.add_routes(
         [
             web.get("/healthz", healthz),
@@ -152,6 +169,77 @@ def operator_application(
         ]
     )
     return application
+
+
+def _handler_of(command: Command) -> Callable[[web.Request], Awaitable[web.Response]]:
+    from aiohttp import web
+
+    async def handle(request: web.Request) -> web.Response:
+        try:
+            _check_sender(request)
+            return web.json_response(await command(await _document_of(request)))
+        except _RefusedError as error:
+            return web.json_response({"error": str(error)}, status=error.status)
+        except UsageError as error:
+            return web.json_response({"error": str(error)}, status=400)
+        except CdnError as error:
+            return web.json_response({"error": str(error)}, status=503)
+
+    return handle
+
+
+class _RefusedError(Exception):
+    """A request that is no operator's."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def _check_sender(request: web.Request) -> None:
+    """Lets no web page that an operator happens to look at give commands.
+
+    A page of another site cannot send this type of content without being asked first, and browsers say whence they
+    come. A name that an attacker makes lead to this address (DNS rebinding) shows in `Host`.
+
+    Raises:
+        _RefusedError: a browser sent it, or it was meant for another host.
+    """
+    if request.content_type != "application/json":
+        raise _RefusedError(415, "a command is sent with Content-Type: application/json")
+    if "Origin" in request.headers or request.headers.get("Sec-Fetch-Site", "none") != "none":
+        raise _RefusedError(403, "a command comes from no web page")
+    host = request.headers.get("Host", "")
+    if not _is_this_host(host.rpartition(":")[0] if _has_port(host) else host):
+        raise _RefusedError(403, f"{host[:100]!r} is no address of this machine, nor its name")
+
+
+def _has_port(host: str) -> bool:
+    return host.rpartition(":")[2].isdigit() and not (host.count(":") > 1 and not host.startswith("["))
+
+
+def _is_this_host(name: str) -> bool:
+    bare = name.lower().removeprefix("[").removesuffix("]").removesuffix(".")
+    try:
+        ipaddress.ip_address(bare)
+    except ValueError:
+        own = socket.gethostname().lower()
+        return bare in {"localhost", own, own.partition(".")[0]}
+    return True
+
+
+async def _document_of(request: web.Request) -> dict[str, object]:
+    from aiohttp import web
+
+    try:
+        document = await request.json()
+    except web.HTTPRequestEntityTooLarge:
+        raise _RefusedError(413, f"a command has at most {COMMAND_BYTES_MAX} bytes") from None
+    except (ValueError, RecursionError):
+        raise _RefusedError(400, "a command is a JSON object") from None
+    if not isinstance(document, dict):
+        raise _RefusedError(400, "a command is a JSON object")
+    return document
 
 
 def ask_status(admin_url: str, *, what: str, example: str, has: str) -> dict[str, object]:
@@ -167,21 +255,53 @@ def ask_status(admin_url: str, *, what: str, example: str, has: str) -> dict[str
         UsageError: this is no http URL.
         TransportError: it does not answer, or something else does.
     """
-    url = admin_url.rstrip("/") + "/status"
+    document = _ask(admin_url, "status", None, what=what, example=example)
+    if has not in document:
+        raise TransportError(f"{admin_url}/status", f"this is not the operator's listener of {what}")
+    return document
+
+
+def send_command(
+    admin_url: str, name: str, document: Mapping[str, object], *, what: str, example: str
+) -> dict[str, object]:
+    """Has a running service carry out a command; the arguments are those of `ask_status`.
+
+    Raises:
+        UsageError: this is no http URL, or the service refuses the order.
+        TransportError: it does not answer, or something else does.
+    """
+    return _ask(admin_url, name, json.dumps(document).encode(), what=what, example=example)
+
+
+def _ask(admin_url: str, name: str, body: bytes | None, *, what: str, example: str) -> dict[str, object]:
+    url = f"{admin_url.rstrip('/')}/{name}"
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"{admin_url!r} is no URL such as {example}")
+    fields = {} if body is None else {"Content-Type": "application/json"}
+    request = urllib.request.Request(url, body, fields)  # noqa: S310 -- the scheme was checked
     try:
-        with urllib.request.urlopen(url, timeout=STATUS_SECONDS) as reply:  # noqa: S310 -- the scheme was checked
+        with urllib.request.urlopen(request, timeout=STATUS_SECONDS) as reply:  # noqa: S310 -- the scheme was checked
             document = json.loads(reply.read(STATUS_BYTES_MAX))
     except urllib.error.HTTPError as error:
-        error.close()
-        raise TransportError(url, f"the server answered {error.code}") from error
+        with error:
+            raise _refusal(url, error) from error
     except OSError as error:
         cause = getattr(error, "reason", error)
         said = (cause.strerror if isinstance(cause, OSError) else None) or cause
         raise UnreachableError(url, f"{said}; is it running, and is this what `[admin] listen` says?") from error
     except ValueError as error:
         raise TransportError(url, f"this is not the operator's listener of {what}") from error
-    if not isinstance(document, dict) or has not in document:
+    if not isinstance(document, dict):
         raise TransportError(url, f"this is not the operator's listener of {what}")
     return document
+
+
+def _refusal(url: str, error: urllib.error.HTTPError) -> CdnError:
+    try:
+        document = json.loads(error.read(COMMAND_BYTES_MAX))
+    except (ValueError, OSError):
+        document = None
+    reason = document.get("error") if isinstance(document, dict) else None
+    if error.code == HTTPStatus.BAD_REQUEST and reason:
+        return UsageError(str(reason))
+    return TransportError(url, str(reason) if reason else f"the server answered {error.code}")

@@ -10,8 +10,15 @@ from collections.abc import Iterable
 
 import pytest
 
-from cdn.daemon import HttpListener, ask_status, operator_application, run_until_stopped
-from cdn.errors import TransportError, UnreachableError, UsageError
+from cdn.daemon import (
+    COMMAND_BYTES_MAX,
+    HttpListener,
+    ask_status,
+    operator_application,
+    run_until_stopped,
+    send_command,
+)
+from cdn.errors import StorageError, TransportError, UnreachableError, UsageError
 
 
 class NotingService:
@@ -60,11 +67,23 @@ def test_a_service_that_cannot_start_says_why() -> None:
 # ------------------------------------------------------------------------------------------------- the operator's side
 
 
+async def forget(order: dict[str, object]) -> dict[str, object]:
+    if order == {"what": "the disk"}:
+        raise StorageError("the disk is gone")
+    if "what" not in order:
+        raise UsageError("say what to forget")
+    return {"forgotten": order["what"]}
+
+
 @pytest.fixture
 async def listener():
     state = {"ready": True}
     application = operator_application(
-        status=lambda: {"zones": ["one"]}, metrics=lambda: b"up 1\n", is_ready=lambda: state["ready"]
+        status=lambda: {"zones": ["one"]},
+        metrics=lambda: b"up 1\n",
+        is_ready=lambda: state["ready"],
+        why_not_ready=lambda: "it rests",
+        commands={"forget": forget},
     )
     listener = HttpListener(application)
     await listener.start("127.0.0.1", 0)
@@ -91,7 +110,7 @@ async def test_the_operator_sees_health_readiness_and_metrics(listener: HttpList
     assert await get(listener, "/metrics") == (200, b"up 1\n")
     assert await get(listener, "/readyz") == (200, b"ready\n")
     listener.state["ready"] = False  # type: ignore[attr-defined]
-    assert await get(listener, "/readyz") == (503, b"stopping\n")
+    assert await get(listener, "/readyz") == (503, b"it rests\n")
     assert await get(listener, "/healthz") == (200, b"ok\n")
 
 
@@ -121,3 +140,68 @@ def test_a_service_that_is_not_there_is_unreachable() -> None:
 def test_what_is_no_url_is_refused() -> None:
     with pytest.raises(UsageError, match="no URL such as http://x"):
         ask_status("127.0.0.1:1", what="a thing", example="http://x", has="zones")
+
+
+# ---------------------------------------------------------------------------------------------------------- commands
+
+
+async def command(listener: HttpListener, document: dict[str, object]) -> dict[str, object]:
+    return await asyncio.to_thread(
+        send_command, url_of(listener), "forget", document, what="a thing", example="http://x"
+    )
+
+
+async def posted(listener: HttpListener, body: bytes = b'{"what": 1}', **fields: str) -> int:
+    """The status of the answer to a command sent with these fields."""
+    given = {"Host": "{}:{}".format(*listener.address), "Content-Type": "application/json"}
+    given |= {name.replace("_", "-"): value for name, value in fields.items()}
+    lines = [f"{name}: {value}" for name, value in given.items()]
+    reader, writer = await asyncio.open_connection(*listener.address)
+    head = "\r\n".join(["POST /forget HTTP/1.1", *lines, f"Content-Length: {len(body)}", "Connection: close"])
+    writer.write(head.encode() + b"\r\n\r\n" + body)
+    answer = await reader.readuntil(b"\r\n")
+    writer.transport.abort()
+    return int(answer.split()[1])
+
+
+async def test_a_command_is_carried_out(listener: HttpListener) -> None:
+    assert await command(listener, {"what": "all"}) == {"forgotten": "all"}
+
+
+async def test_what_is_wrong_with_an_order_is_told(listener: HttpListener) -> None:
+    with pytest.raises(UsageError, match="^say what to forget$"):
+        await command(listener, {})
+    with pytest.raises(TransportError, match="the disk is gone"):
+        await command(listener, {"what": "the disk"})
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "[::1]:9154", "localhost:1", "LOCALHOST."])
+async def test_a_command_may_be_sent_to_any_address_of_the_machine(listener: HttpListener, host: str) -> None:
+    assert await posted(listener, Host=host) == 200
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"Content_Type": "text/plain"}, 415),
+        ({"Content_Type": "application/x-www-form-urlencoded"}, 415),
+        ({"Origin": "http://127.0.0.1"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec_Fetch_Site": "cross-site"}, 403),
+        ({"Sec_Fetch_Site": "same-origin"}, 403),
+        ({"Host": "attacker.example"}, 403),
+        ({"Host": "attacker.example:9154"}, 403),
+        ({"Host": "127.0.0.1.attacker.example"}, 403),
+        ({"Host": ""}, 403),
+    ],
+)
+async def test_a_web_page_gives_no_commands(listener: HttpListener, fields: dict[str, str], status: int) -> None:
+    assert await posted(listener, **fields) == status
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [(b"", 400), (b"[]", 400), (b"{", 400), (b"\xff", 400), (b"[" * 9000, 400), (b" " * (COMMAND_BYTES_MAX + 1), 413)],
+)
+async def test_what_is_no_command_is_refused(listener: HttpListener, body: bytes, status: int) -> None:
+    assert await posted(listener, body) == status
