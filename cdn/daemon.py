@@ -123,7 +123,7 @@ class HttpListener:
 
 
 Command = Callable[[dict[str, object]], Awaitable[dict[str, object]]]
-"""Carries out what an operator wants: takes and gives plain values; a `UsageError` says what is wrong with the order."""
+"""Carries out an order; takes and gives plain values. A `UsageError` says what is wrong with the order."""
 
 
 def operator_application(

@@ -169,7 +169,7 @@ async def test_a_command_is_carried_out(listener: HttpListener) -> None:
 
 
 async def test_what_is_wrong_with_an_order_is_told(listener: HttpListener) -> None:
-    with pytest.raises(UsageError, match="^say what to forget$"):
+    with pytest.raises(UsageError, match=r"^say what to forget$"):
         await command(listener, {})
     with pytest.raises(TransportError, match="the disk is gone"):
         await command(listener, {"what": "the disk"})
