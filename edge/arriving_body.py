@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from cdn.errors import StorageError
-from edge.disk_cache import SpoolFile
+from edge.spool_file import SpoolFile
 
 TAIL_BYTES_MAX: Final = 2 << 20
 FLUSH_BYTES: Final = 512 << 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Final
 
 from edge.answering import HIT, Representation, answer_from, render_head
@@ -114,6 +115,18 @@ class MemoryCache:
         if entry is not None:
             self.used_bytes -= entry.size
             self._names.pop(file_name(key, pinned=entry.content.is_pinned), None)
+
+    def forget(self, key: str) -> bool:
+        """Forgets what is known under a key, a missing name too; whether there was anything."""
+        is_known = key in self._entries or key in self._negatives
+        self.remove(key)
+        self.forget_negative(key)
+        return is_known
+
+    def remove_matching(self, matches: Callable[[str], bool]) -> int:
+        """Forgets everything whose key matches, missing names too; how many there were."""
+        keys = [key for key in (*self._entries, *self._negatives) if matches(key)]
+        return sum(self.forget(key) for key in keys)
 
     def holds_file(self, name: str) -> bool:
         """Whether the body of this cache file is in memory; may be asked from any thread."""

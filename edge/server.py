@@ -27,7 +27,8 @@ from edge.config import EdgeConfig, LifetimeSettings
 from edge.config_checks import listen_address
 from edge.config_upstreams import FetchSettings
 from edge.content import Lifetimes, digest_of_key
-from edge.disk_cache import SHARDS, DiskCache
+from edge.disk_cache import DiskCache
+from edge.disk_room import SHARDS
 from edge.memory_cache import MemoryCache
 from edge.metrics import Gauges, render_metrics
 from edge.orders import Supplies

@@ -10,6 +10,7 @@ import pytest
 
 from cdn.errors import UsageError
 from edge.config import CacheSettings
+from edge.disk_room import occupied
 from edge.server import EdgeServer
 from tests.fakes.edge import BASE, World, edge_world, manifest_bytes, object_of, until
 from tests.fakes.origin import Reply
@@ -106,7 +107,7 @@ async def test_even_rot_that_leaves_no_trace_never_reaches_a_client_whole(world,
     await world.get(LARGE_TARGET)
     await world.settled()
     damage(world, at=2_900_000)
-    monkeypatch.setattr(world.edge._supplies.disk, "_is_trusted", lambda *_: True)
+    monkeypatch.setattr(world.edge._supplies.disk._verified, "is_trusted", lambda *_: True)
     answer = await world.get(LARGE_TARGET)
     assert not answer.is_whole
     assert (await world.get(LARGE_TARGET)).body == LARGE
@@ -179,7 +180,7 @@ async def test_the_disk_limit_holds_and_the_least_recently_used_goes_first(tmp_p
             await world.get(target)
             await world.settled()
             assert world.edge._supplies.disk.used_bytes <= 8_000_000
-        on_disk = sum(path.stat().st_size for path in world.cached_files())
+        on_disk = sum(occupied(path.stat().st_size) for path in world.cached_files())
         assert on_disk == world.edge._supplies.disk.used_bytes
         assert on_disk > 6_000_000
         assert world.edge.statistics.evictions > 20

@@ -8,6 +8,7 @@ from cdn.errors import DocumentError, StorageFullError
 from cdn.hashing import Algorithm, digest_of
 from edge.cache_file import FileFacts, parse_facts, read_facts
 from edge.disk_cache import DiskCache, file_name
+from edge.disk_room import occupied
 from edge.headers import Headers
 from edge.http_caching import StoredHead
 from edge.statistics import Statistics
@@ -35,6 +36,10 @@ def put(cache: DiskCache, key: str, body: bytes, **more) -> None:
     cache.store(key, HEAD, body, hashlib.sha256(body).hexdigest(), **more)
 
 
+def files_of(cache: DiskCache):
+    return [path for path in cache._files.rglob("*") if path.is_file()]
+
+
 @pytest.mark.parametrize("body", [b"", b"small", b"x" * 5000])
 def test_what_is_stored_comes_back(cache, body):
     put(cache, "k", body)
@@ -54,10 +59,48 @@ def test_a_body_is_believed_by_its_digest_and_not_by_what_the_file_says(cache):
     assert cache.load("k", None) is None  # it was removed
 
 
+def test_what_matches_is_forgotten_and_nothing_else(cache):
+    for number in range(20):
+        put(cache, f"a{number}", b"x" * 100)
+        put(cache, f"b{number}", b"x" * 5000, pinned=number == 7)
+    damaged = cache._path(file_name("a3"))
+    damaged.write_bytes(b"no cache file")
+    assert cache.remove_matching(lambda key: key.startswith("b")) == 20
+    kept = [number for number in range(20) if (found := cache.load(f"a{number}", None)) and found.close() is None]
+    assert kept == [number for number in range(20) if number != 3]
+    assert not any(cache.load(f"b{number}", None, pinned=pinned) for number in range(20) for pinned in (False, True))
+    assert cache.used_bytes == 19 * 4096
+
+
+def test_a_key_is_forgotten_pinned_or_not(cache):
+    put(cache, "a", b"x")
+    put(cache, "b", b"x", pinned=True)
+    assert [cache.forget(key) for key in "abc"] == [True, True, False]
+    assert files_of(cache) == []
+
+
+def test_a_sharer_counts_and_evicts_only_its_own_shards(tmp_path):
+    settings = {"bytes_max": 300_000, "verify_seconds": 0, "memory_body_max": 0, "statistics": Statistics()}
+    other = opened(tmp_path)
+    names = {shard: next(f"k{n}" for n in range(9999) if int(file_name(f"k{n}")[:2], 16) == shard) for shard in (4, 5)}
+    for key in names.values():
+        put(other, key, b"x" * 100_000)
+    other.close()
+    odd = DiskCache(tmp_path, shards=range(1, 256, 2), **settings)
+    odd.open()
+    odd.count()
+    assert odd.used_bytes == occupied(odd._path(file_name(names[5])).stat().st_size)
+    for number in range(60):
+        if int(file_name(f"n{number}")[:2], 16) % 2:
+            put(odd, f"n{number}", b"x" * 50_000)
+    assert [cache_file.exists() for cache_file in map(odd._path, map(file_name, names.values()))] == [True, False]
+    odd.close()
+
+
 def test_replacing_counts_once(cache):
     for size in (100, 5000, 10):
         put(cache, "k", b"x" * size)
-        assert cache.used_bytes == sum(path.stat().st_size for path in cache._files.rglob("*") if path.is_file())
+        assert cache.used_bytes == sum(occupied(path.stat().st_size) for path in files_of(cache))
 
 
 def test_facts_are_renewed_without_the_body(cache):
@@ -84,7 +127,7 @@ def test_room_is_made_from_what_was_used_least_recently_but_not_from_what_is_pin
 
 
 def test_within_a_shard_the_oldest_goes_first(tmp_path):
-    cache = opened(tmp_path, bytes_max=12_000)
+    cache = opened(tmp_path, bytes_max=2 * 8192)
     shard = next(names for names in _by_shard(f"k{number}" for number in range(10_000)) if len(names) == 3)
     old, recent, new = shard
     for age, key in ((100, old), (50, recent)):
@@ -131,7 +174,7 @@ def test_a_verified_large_body_is_read_again_only_when_its_file_changed(cache):
     digest = digest_of(Algorithm.SHA1, body)
     cache.store("k", HEAD, body, "")
     path = cache._path(file_name("k"))
-    assert cache._is_trusted(path.name, _identity(path))
+    assert cache._verified.is_trusted(path.name, _identity(path))
     before = path.stat()
     with path.open("r+b") as file:
         file.write(b"y")

@@ -67,3 +67,14 @@ def test_missing_names_are_forgotten_by_repository_and_are_few():
     assert cache.negative(f"k{NEGATIVES_MAX}") is not None
     cache.forget_negatives("sw")
     assert cache.negative(f"k{NEGATIVES_MAX}") is None
+
+
+def test_what_matches_is_forgotten_missing_names_too():
+    cache = MemoryCache(100_000, 1000)
+    for key in ("a1", "a2", "b1"):
+        cache.put(entry(key, b"x"))
+    cache.put_negative(entry("a3"))
+    assert cache.remove_matching(lambda key: key.startswith("a")) == 3
+    assert cache.negative("a3") is None
+    assert [key for key in ("a1", "a2", "b1") if cache.get(key)] == ["b1"]
+    assert [cache.forget("b1"), cache.forget("b1")] == [True, False]

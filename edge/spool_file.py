@@ -1,0 +1,69 @@
+"""A body on its way to the disk: an unfinished file for which room is taken piece by piece."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+from cdn.errors import StorageError
+from edge.disk_room import DiskRoom, occupied, storage_error
+
+
+class SpoolFile:
+    """An unfinished file; written at its end, read anywhere, given a name by `DiskCache.commit`.
+
+    Args:
+        room: where it takes the room for what is written.
+        path: of the file, which does not exist yet.
+    """
+
+    def __init__(self, room: DiskRoom, path: Path) -> None:
+        self._room = room
+        self.path = path
+        self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self.size = 0
+        """How many bytes may be written."""
+        self.occupied_bytes = 0
+        """How much room they take."""
+        self.is_named = False
+        self._writing = threading.Lock()
+
+    def write(self, data: bytes) -> None:
+        """Appends bytes.
+
+        Raises:
+            StorageError: there is no room, or the disk refuses.
+        """
+        with self._writing:  # a thread that still writes while the edge stops must not meet a closed descriptor
+            if self.descriptor < 0:
+                raise StorageError(f"{self.path} is closed")
+            more = occupied(self.size + len(data)) - self.occupied_bytes
+            self._room.reserve(more)
+            self.occupied_bytes += more
+            self.size += len(data)
+            self._write(memoryview(data))
+
+    def _write(self, view: memoryview) -> None:
+        try:
+            while view:
+                view = view[os.write(self.descriptor, view) :]
+        except OSError as error:
+            raise storage_error(error, str(self.path)) from error
+
+    def read(self, start: int, size: int) -> bytes:
+        """Bytes that were written."""
+        return os.pread(self.descriptor, size, start)
+
+    def close(self) -> None:
+        """Lets go of the file; without a name it disappears."""
+        with self._writing:
+            if self.descriptor < 0:
+                return
+            os.close(self.descriptor)
+            self.descriptor = -1
+        if not self.is_named:
+            with suppress(OSError):  # what the disk will not remove goes on taking room
+                self.path.unlink(missing_ok=True)
+                self._room.release(self.occupied_bytes)
