@@ -10,7 +10,6 @@ All methods block and are called in threads; each may be called from several at 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import os
 import threading
 import time
@@ -23,9 +22,10 @@ from typing import Final
 from cdn.errors import DocumentError, UsageError
 from cdn.hashing import Digest
 from edge.cache_file import FileFacts, read_facts
-from edge.disk_room import PINNED, SHARDS, DiskRoom, storage_error
+from edge.disk_room import DiskRoom, storage_error
 from edge.disk_trouble import DiskTrouble
 from edge.http_caching import StoredHead
+from edge.shards import WHOLE, Share, file_name
 from edge.spool_file import SpoolFile
 from edge.statistics import Statistics
 from edge.verified_bodies import VerifiedBodies, check_body, identity_of, pieces_of
@@ -64,7 +64,8 @@ class DiskCache:
         verify_seconds: how long a verified body is trusted while its file does not change.
         statistics: counts failures and evictions.
         is_resident: says of a file name that its body is also in memory, which makes it worth keeping.
-        shards: which of the 256 parts of the cache are stored into, counted and evicted from.
+        share: whose shards are counted and evicted from; what lies in others may be read. Workers that share a
+            directory leave taking it, and what others left in it, to the process that started them.
     """
 
     def __init__(
@@ -76,17 +77,18 @@ class DiskCache:
         verify_seconds: float,
         statistics: Statistics,
         is_resident: Callable[[str], bool] = lambda _name: False,
-        shards: range = range(SHARDS),
+        share: Share = WHOLE,
     ) -> None:
         self._root = directory
         self._files = directory / "v1"
         self._temporary = directory / "tmp"
         self._memory_body_max = memory_body_max
+        self._share = share
         self._trouble = DiskTrouble(statistics)
         self.room = DiskRoom(
             self._files,
             bytes_max=bytes_max,
-            shards=shards,
+            shards=share.shards,
             statistics=statistics,
             trouble=self._trouble,
             is_resident=is_resident,
@@ -108,9 +110,10 @@ class DiskCache:
             is_new = not self._files.exists()
             for directory in (self._root, self._files, self._temporary):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock_descriptor = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(self._lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for left in self._temporary.iterdir():
+            if self._share.is_whole:
+                self._lock_descriptor = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+                fcntl.flock(self._lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for left in self._temporary.glob("*" if self._share.is_whole else f"{self._share.index}-*"):
                 left.unlink()
             self.room.open(is_new=is_new)
         except BlockingIOError as error:
@@ -208,7 +211,7 @@ class DiskCache:
         with self._lock:
             self._next_temporary += 1
             number = self._next_temporary
-        path = self._temporary / f"{os.getpid()}-{number}"
+        path = self._temporary / f"{self._share.index}-{os.getpid()}-{number}"
         try:
             return SpoolFile(self.room, path)
         except OSError as error:
@@ -330,8 +333,3 @@ class DiskCache:
 
     def _path(self, name: str) -> Path:
         return self.room.path(name)
-
-
-def file_name(key: str, *, pinned: bool = False) -> str:
-    """The name of the file for a key."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()[:48] + (PINNED if pinned else "")

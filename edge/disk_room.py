@@ -21,10 +21,9 @@ from typing import Final
 
 from cdn.errors import StorageError, StorageFullError, StorageReadOnlyError
 from edge.disk_trouble import DiskTrouble
+from edge.shards import PINNED, SHARDS, shard_of
 from edge.statistics import Statistics
 
-SHARDS: Final = 256
-PINNED: Final = ".pinned"
 BLOCK_BYTES: Final = 4096
 """What files occupy is counted in whole blocks of this size, as file systems give them out."""
 SAMPLE_FILES: Final = 128
@@ -97,7 +96,7 @@ class DiskRoom:
         Raises:
             OSError: the disk refuses.
         """
-        for shard in self.shards:
+        for shard in range(SHARDS):
             self.folder(shard).mkdir(mode=0o700, exist_ok=True)
         root, layout = self._directory.parent, f"used-{self.shards.step}-"
         for other in root.glob("used-*"):
@@ -199,17 +198,15 @@ class DiskRoom:
         Raises:
             OSError: the disk refuses.
         """
-        shard, target = int(name[:2], 16), self.path(name)
+        shard, target = shard_of(name), self.path(name)
         with self._shard_locks[shard]:
             replaced = _occupied_by(target)
             os.rename(path, target)
-            with self._lock:
-                self._shard_bytes[shard] += occupied_bytes - replaced
-                self._used -= replaced
+            self._note_change(shard, occupied_bytes, replaced)
 
     def unlink(self, name: str) -> bool:
         """Removes a file; whether it was there."""
-        shard, path = int(name[:2], 16), self.path(name)
+        shard, path = shard_of(name), self.path(name)
         with self._shard_locks[shard]:
             size = _occupied_by(path)
             try:
@@ -219,10 +216,17 @@ class DiskRoom:
             except OSError as error:
                 self._trouble.refused("remove", error)
                 return False
-            with self._lock:
-                self._shard_bytes[shard] -= size
-                self._used -= size
+            self._note_change(shard, 0, size)
         return True
+
+    def _note_change(self, shard: int, came: int, went: int) -> None:
+        """Counts what a file of a shard took and gave; what another sharer's has, that one counts when it looks."""
+        with self._lock:
+            if shard in self.shards:
+                self._shard_bytes[shard] += came - went
+                self._used -= went
+            else:
+                self._used -= came
 
     def listed(self, shard: int) -> list[ListedFile]:
         """The files of a shard, whose size is known from then on."""

@@ -9,9 +9,9 @@ from typing import Final
 
 from edge.answering import HIT, Representation, answer_from, render_head
 from edge.content import Content
-from edge.disk_cache import file_name
 from edge.http_caching import Lifetime, StoredHead, must_always_validate, seconds_left
 from edge.request import Request
+from edge.shards import file_name
 
 ENTRY_OVERHEAD_BYTES: Final = 2048
 """What an entry takes besides its body, about."""

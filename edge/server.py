@@ -28,7 +28,6 @@ from edge.config_checks import listen_address
 from edge.config_upstreams import FetchSettings
 from edge.content import Lifetimes, digest_of_key
 from edge.disk_cache import DiskCache
-from edge.disk_room import SHARDS
 from edge.memory_cache import MemoryCache
 from edge.metrics import Gauges, render_metrics
 from edge.orders import Supplies
@@ -37,6 +36,7 @@ from edge.request import RequestLimits
 from edge.revisions import RevisionWatch
 from edge.routing import Routes
 from edge.service import EdgeService
+from edge.shards import WHOLE, Share
 from edge.statistics import Statistics
 from edge.stored_variants import StoredVariants
 from edge.upstreams import UpstreamHealth
@@ -56,10 +56,19 @@ class EdgeServer:
         config: what it is told.
         clock: the time.
         fetcher: how upstreams are asked; over HTTP by default.
+        share: which part of the cache is its, if it is one of several workers.
     """
 
-    def __init__(self, config: EdgeConfig, *, clock: Clock | None = None, fetcher: Fetcher | None = None) -> None:
+    def __init__(
+        self,
+        config: EdgeConfig,
+        *,
+        clock: Clock | None = None,
+        fetcher: Fetcher | None = None,
+        share: Share = WHOLE,
+    ) -> None:
         self._config = config
+        self._share = share
         self._clock = clock or SystemClock()
         self._fetcher = fetcher
         self._owns_fetcher = fetcher is None
@@ -207,6 +216,7 @@ class EdgeServer:
             verify_seconds=cache.verify_seconds,
             statistics=statistics,
             is_resident=memory.holds_file,
+            share=self._share,
         )
         if self._fetcher is None:
             self._fetcher = HttpFetcher(_http_settings(config.fetch))
@@ -298,7 +308,7 @@ class EdgeServer:
             how many were damaged.
         """
         disk, before = self._supplies_now.disk, self.statistics.disk_failures
-        for shard in range(SHARDS):
+        for shard in self._share.shards:
             files = disk.scrub_shard(shard, digest_of_key)
             while (size := await asyncio.to_thread(next, files, None)) is not None:
                 if bytes_per_second:

@@ -7,10 +7,11 @@ import pytest
 from cdn.errors import DocumentError, StorageFullError
 from cdn.hashing import Algorithm, digest_of
 from edge.cache_file import FileFacts, parse_facts, read_facts
-from edge.disk_cache import DiskCache, file_name
+from edge.disk_cache import DiskCache
 from edge.disk_room import occupied
 from edge.headers import Headers
 from edge.http_caching import StoredHead
+from edge.shards import Share, file_name
 from edge.statistics import Statistics
 
 HEAD = StoredHead(200, Headers((("A", "é"), ("A", "2"))), 1.5, 2.5, (("accept", None),))
@@ -86,7 +87,7 @@ def test_a_sharer_counts_and_evicts_only_its_own_shards(tmp_path):
     for key in names.values():
         put(other, key, b"x" * 100_000)
     other.close()
-    odd = DiskCache(tmp_path, shards=range(1, 256, 2), **settings)
+    odd = DiskCache(tmp_path, share=Share(1, 2), **settings)
     odd.open()
     odd.count()
     assert odd.used_bytes == occupied(odd._path(file_name(names[5])).stat().st_size)
@@ -222,3 +223,25 @@ def test_facts_survive_their_file(tmp_path):
     (tmp_path / "f").write_bytes(b"abc" + facts.to_bytes())
     with (tmp_path / "f").open("rb") as file:
         assert read_facts(file.fileno()) == facts
+
+
+def test_a_worker_removes_what_it_left_unfinished_and_nothing_of_another_one(tmp_path):
+    first, tenth = (opened(tmp_path, share=Share(index, 11)) for index in (1, 10))
+    spools = [first.spool(), tenth.spool()]
+    again = opened(tmp_path, share=Share(1, 11))
+    assert [path.name.partition("-")[0] for path in (tmp_path / "tmp").iterdir()] == ["10"]
+    for each in (*spools, first, tenth, again):
+        each.close()
+
+
+def test_what_is_stored_into_another_ones_shard_is_counted_by_that_one_when_it_looks(tmp_path):
+    workers = [opened(tmp_path, share=Share(index, 2)) for index in range(2)]
+    foreign = next(f"k{n}" for n in range(99) if not workers[0]._share.owns(f"k{n}"))
+    put(workers[0], foreign, b"body")
+    assert workers[0].used_bytes == 0
+    workers[1].count()
+    assert workers[1].used_bytes == 4096
+    workers[0].remove(foreign)
+    assert workers[0].used_bytes == 0
+    for worker in workers:
+        worker.close()

@@ -1,11 +1,11 @@
 """The memory tier."""
 
 from edge.content import Content, ContentKind, Lifetimes
-from edge.disk_cache import file_name
 from edge.headers import Headers
 from edge.http_caching import StoredHead
 from edge.memory_cache import ENTRY_OVERHEAD_BYTES, NEGATIVES_MAX, MemoryCache, MemoryEntry
 from edge.request import Request
+from edge.shards import file_name
 
 NOW = 1_700_000_000.0
 CONTENT = Content(ContentKind.OTHER, "sw")

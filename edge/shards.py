@@ -1,0 +1,70 @@
+"""Which file a response is kept in, in which shard of the cache, and which worker of an edge it belongs to.
+
+All variants of a URL lie in the shard of the URL, so that one worker has them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Final
+
+SHARDS: Final = 256
+PINNED: Final = ".pinned"
+
+
+def file_name(key: str, *, pinned: bool = False) -> str:
+    """The name of the file for a key; its first two digits are its shard."""
+    data = key.encode("utf-8", "surrogateescape")
+    name = hashlib.sha256(data).hexdigest()
+    resource, space, _ = data.partition(b" ")  # what follows tells variants apart
+    shard = hashlib.sha256(resource).hexdigest()[:2] if space else name[:2]
+    return shard + name[2:48] + (PINNED if pinned else "")
+
+
+def shard_of(name: str) -> int:
+    """The shard that a file lies in."""
+    return int(name[:2], 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one worker of an edge has.
+
+    Args:
+        index: of the worker, from 0.
+        count: how many workers there are.
+    """
+
+    index: int = 0
+    count: int = 1
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether there is only one worker."""
+        return self.count == 1
+
+    @property
+    def shards(self) -> range:
+        """The shards of the disk cache that this worker counts, fills and evicts from."""
+        return range(self.index, SHARDS, self.count)
+
+    def shard_after(self, shard: int) -> int:
+        """The next of them, and after the last the first."""
+        following = shard + self.count
+        return following if following < SHARDS else self.index
+
+    def owner_of(self, key: str) -> int:
+        """The worker that fetches and keeps what is cached under a key."""
+        return shard_of(file_name(key)) % self.count
+
+    def owns(self, key: str) -> bool:
+        """Whether this worker is the owner of a key."""
+        return self.is_whole or self.owner_of(key) == self.index
+
+    def of(self, number: int) -> int:
+        """This worker's part of a limit that holds for all together; at least 1 where there is a limit."""
+        return max(1, number // self.count) if number else 0
+
+
+WHOLE: Final = Share()
