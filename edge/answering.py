@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
 
-from edge.conditional import ByteRange, UnsatisfiableRange, is_not_modified, requested_range
+from edge.conditional import is_not_modified
 from edge.content import OBJECT_SECONDS, Content, ContentKind
 from edge.headers import Headers, http_date
 from edge.http_caching import Lifetime, StoredHead, current_age, explicit_lifetime, freshness_lifetime
+from edge.ranges import ByteRange, Segment, UnsatisfiableRange, boundary_of, content_range, multipart, requested_ranges
 from edge.request import Request, Version
 
 _DEFAULT_TYPES: Final = {
@@ -32,17 +33,27 @@ class Answer:
         headers: its fields, but for framing.
         start: the first byte of the body that is sent.
         stop: the byte after the last, or None while nobody knows how many there are.
+        parts: several parts of the body and what stands between them, instead of one.
     """
 
     status: int
     headers: Headers
     start: int = 0
     stop: int | None = 0
+    parts: tuple[Segment, ...] = ()
 
     @property
     def size(self) -> int | None:
         """How many bytes of body are sent, where that is known."""
+        if self.parts:
+            return sum(len(part) if isinstance(part, bytes) else part.size for part in self.parts)
         return None if self.stop is None else self.stop - self.start
+
+    def taken_from(self, body: bytes) -> bytes:
+        """What is sent of a whole body."""
+        if self.parts:
+            return b"".join(part if isinstance(part, bytes) else body[part.start : part.stop] for part in self.parts)
+        return body[self.start : self.stop]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +106,7 @@ class Representation:
         lifetime: of this kind.
         size: of the whole body, where known.
         is_complete: whether a part of it can be given.
+        is_arriving: whether it can be read forwards only.
     """
 
     head: StoredHead
@@ -102,6 +114,7 @@ class Representation:
     lifetime: Lifetime
     size: int | None
     is_complete: bool = True
+    is_arriving: bool = False
 
 
 def answer_from(source: Representation, request: Request, now: float, status: CacheStatus, edge_name: str) -> Answer:
@@ -119,7 +132,7 @@ def answer_from(source: Representation, request: Request, now: float, status: Ca
         if is_not_modified(request.headers, headers):
             return Answer(304, Headers.of(pair for pair in headers if pair[0].lower() in _IN_304 | _OWN))
         if source.size is not None and source.is_complete and request.method == "GET":
-            return _ranged(headers, request, source.size)
+            return _ranged(headers, request, source.size, is_arriving=source.is_arriving)
     return Answer(source.head.status, headers, 0, source.size)
 
 
@@ -141,20 +154,29 @@ def passed_answer(head: StoredHead, size: int | None, edge_name: str) -> Answer:
     return Answer(head.status, Headers(tuple(pairs)), 0, size)
 
 
-def _ranged(headers: Headers, request: Request, size: int) -> Answer:
+def _ranged(headers: Headers, request: Request, size: int, *, is_arriving: bool) -> Answer:
     headers = Headers((*headers.pairs, ("Accept-Ranges", "bytes")))
     try:
-        part = requested_range(request.headers, headers, size)
+        parts = requested_ranges(request.headers, headers, size, ascending=is_arriving)
     except UnsatisfiableRange:
         kept = headers.without("Content-Type", "ETag", "Last-Modified", "Cache-Control")
         return Answer(416, kept.replaced("Content-Range", f"bytes */{size}"))
-    if part is None:
+    if parts is None:
         return Answer(200, headers, 0, size)
-    return Answer(206, headers.replaced("Content-Range", _content_range(part, size)), part.start, part.stop)
+    if len(parts) == 1:
+        return Answer(
+            206, headers.replaced("Content-Range", content_range(parts[0], size)), parts[0].start, parts[0].stop
+        )
+    return _multipart(headers, request, parts, size)
 
 
-def _content_range(part: ByteRange, size: int) -> str:
-    return f"bytes {part.start}-{part.stop - 1}/{size}"
+def _multipart(headers: Headers, request: Request, parts: tuple[ByteRange, ...], size: int) -> Answer:
+    facts = (request.target, headers.get("ETag") or "", headers.get("Last-Modified") or "", headers.get("Date") or "")
+    boundary = boundary_of(parts, *facts)
+    segments = multipart(parts, size, headers.get("Content-Type"), boundary)
+    return Answer(
+        206, headers.replaced("Content-Type", f"multipart/byteranges; boundary={boundary}"), 0, size, parts=segments
+    )
 
 
 def _fields(source: Representation, now: float, status: CacheStatus, edge_name: str) -> Headers:

@@ -228,6 +228,11 @@ class BodyReader:
     ) -> None:
         self._body.remove_reader(self)
 
+    def go_to(self, start: int, stop: int) -> None:
+        """Goes on with another part, which lies behind the one before."""
+        self.position, self._stop = start, stop
+        self._body.make_room()
+
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The bytes, piece by piece."""
         while self._stop is None or self.position < self._stop:

@@ -28,7 +28,7 @@ from edge.http_caching import StoredHead
 from edge.shards import WHOLE, Share, file_name
 from edge.spool_file import SpoolFile
 from edge.statistics import Statistics
-from edge.verified_bodies import VerifiedBodies, check_body, identity_of, pieces_of
+from edge.verified_bodies import Identity, VerifiedBodies, check_body, identity_of, pieces_of
 
 _TOUCH_SECONDS: Final = 300.0
 """How often the time of last use is written at most."""
@@ -40,18 +40,45 @@ class OpenFile:
 
     facts: FileFacts
     descriptor: int
+    name: str = ""
+    digest: Digest | None = None
+    """What the body must hash to; None if the file's own checksum counts."""
     body: bytes | None = None
     """The whole body, if it is small."""
+    identity: Identity | None = None
+    """Of the file as it was verified."""
+    holders: int = 1
 
     def read(self, start: int, size: int) -> bytes:
         """Bytes of the body."""
         return os.pread(self.descriptor, size, start)
 
+    def is_unchanged(self) -> bool:
+        """Whether nobody wrote to the file, cut it short or removed it since it was verified."""
+        return identity_of(os.fstat(self.descriptor)) == self.identity
+
+    def keep(self) -> OpenFile:
+        """One more holder; each has to `close`."""
+        self.holders += 1
+        return self
+
     def close(self) -> None:
         """Lets go of the file."""
-        if self.descriptor >= 0:
+        self.holders -= 1
+        if self.holders == 0 and self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+class DamagedFileError(DocumentError):
+    """A body on disk that is no longer what it must be, found after some of it was sent.
+
+    Args:
+        key: what it is cached under.
+    """
+
+    def __init__(self, key: str) -> None:
+        super().__init__("cache file", f"the body of {key} changed after it was verified")
 
 
 class DiskCache:
@@ -173,7 +200,8 @@ class DiskCache:
             os.close(descriptor)
             self._discard_damaged(name, str(error))
             return None
-        self._touch(name, descriptor)
+        if self._touch(name, descriptor) and found.identity is not None:
+            found.identity = identity_of(os.fstat(descriptor))
         return found
 
     def _verified_file(self, name: str, descriptor: int, key: str, digest: Digest | None) -> OpenFile:
@@ -183,22 +211,37 @@ class DiskCache:
         if facts.size <= self._memory_body_max:
             body = os.pread(descriptor, facts.size, 0) if facts.size else b""
             check_body(facts, digest, (body,))
-            return OpenFile(facts, descriptor, body)
+            return OpenFile(facts, descriptor, name, digest, body)
         identity = identity_of(os.fstat(descriptor))
         if not self._verified.is_trusted(name, identity):
             check_body(facts, digest, pieces_of(descriptor, facts.size))
             self._verified.note(name, identity)
-        return OpenFile(facts, descriptor)
+        return OpenFile(facts, descriptor, name, digest, identity=identity)
 
-    def _touch(self, name: str, descriptor: int) -> None:
-        """Notes that a file was used. Where the file system refuses, files are evicted in the order they came."""
+    def confirm(self, file: OpenFile) -> bool:
+        """Hashes an open body again; a damaged one is removed."""
+        try:
+            before = identity_of(os.fstat(file.descriptor))
+            check_body(file.facts, file.digest, pieces_of(file.descriptor, file.facts.size))
+        except (DocumentError, OSError) as error:
+            self._discard_damaged(file.name, str(error))
+            return False
+        file.identity = before
+        return True
+
+    def _touch(self, name: str, descriptor: int) -> bool:
+        """Notes that a file was used; whether that changed its times.
+
+        Where the file system refuses, files are evicted in the order they came.
+        """
         now = time.time()
         before = os.fstat(descriptor)
         if now - before.st_mtime < _TOUCH_SECONDS:
-            return
+            return False
         with suppress(OSError):
             os.utime(self._path(name), (now, now))
             self._verified.follow(name, identity_of(before), identity_of(os.fstat(descriptor)))
+        return True
 
     # ------------------------------------------------------------------------------------------------ writing
 

@@ -109,7 +109,7 @@ class Exchange:
     async def send(self, answer: Answer, body: bytes) -> None:
         """Sends a whole answer; of the body only the part the answer speaks of."""
         head = self._begin(answer)
-        part = b"" if self._has_no_body(answer) else body[answer.start : answer.stop]
+        part = b"" if self._has_no_body(answer) else answer.taken_from(body)
         self.sent = len(part)
         await self._connection.write(head + part if len(part) <= JOIN_BYTES_MAX else head)
         if len(part) > JOIN_BYTES_MAX:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Final
 
 from cdn.errors import CdnError, DocumentError, HashMismatchError, TransportError
-from cdn.hashing import Hasher
 from cdn.telemetry import event
 from cdn.transport.slots import HostSlots
 from edge.answering import Answer, CacheStatus, Representation, answer_from, error_answer
+from edge.body_pieces import arriving_pieces, file_pieces
 from edge.collapsing import Arriving, Complete, Flight, Flights, FlightStopped, Kept
 from edge.content import Content, ContentKind
 from edge.disk_cache import OpenFile
@@ -44,7 +44,6 @@ DESTINATIONS_MAX: Final = 8192
 LOADS_MAX: Final = 32
 RETRY_SECONDS: Final = 5.0
 """How long a stale answer is given before failed upstreams are asked again."""
-_DISK_READ_BYTES: Final = 128 << 10
 _NOT_PASSED_ON: Final = (
     "Authorization",
     "Expect",
@@ -312,11 +311,10 @@ class EdgeService:
             return
         body, content = outcome.body, outcome.content
         lifetime = self._with.lifetimes.of(content.kind, head.status)
-        source = Representation(head, content, lifetime, body.size, is_complete=body.size is not None)
+        source = Representation(head, content, lifetime, body.size, is_complete=body.size is not None, is_arriving=True)
         answer = self._answer(source, request, status)
-        with body.open(answer.start, answer.stop) as reader:
-            async with aclosing(reader.pieces()) as pieces:
-                await self._stream(exchange, content, answer, pieces, result)
+        async with aclosing(arriving_pieces(body, answer)) as pieces:
+            await self._stream(exchange, content, answer, pieces, result)
 
     async def _serve_confirmed(
         self, request: Request, exchange: Exchange, order: FetchOrder, kept: Kept, *, is_collapsed: bool
@@ -392,7 +390,7 @@ class EdgeService:
         if isinstance(stored, MemoryEntry):
             await self._send(exchange, stored.content, answer, stored.body, result)
             return
-        async with aclosing(self._disk_pieces(stored, answer)) as pieces:
+        async with aclosing(file_pieces(stored.file, answer, self._with.disk)) as pieces:
             await self._stream(exchange, stored.content, answer, pieces, result)
 
     async def _serve_stale(
@@ -401,29 +399,6 @@ class EdgeService:
         """Serves what is stored although it is stale, as when no upstream gave anything newer."""
         status = CacheStatus(is_hit=True, detail=detail)
         await self._serve_stored(request, exchange, stored, status, Result.STALE)
-
-    async def _disk_pieces(self, stored: StoredFile, answer: Answer) -> AsyncGenerator[bytes, None]:
-        """The body of a file, hashed again while it is sent whole; its last piece waits for the digest.
-
-        Raises:
-            HashMismatchError: the disk changed it after it was verified.
-        """
-        file, digest = stored.file, stored.content.digest
-        size = file.facts.size
-        stop = size if answer.stop is None else answer.stop
-        hasher = Hasher(digest.algorithm) if digest is not None and (answer.start, stop) == (0, size) else None
-        position = answer.start
-        while position < stop:
-            piece = await asyncio.to_thread(_read, file, position, min(_DISK_READ_BYTES, stop - position), hasher)
-            position += len(piece)
-            is_last = position >= stop or not piece
-            if is_last and hasher is not None and (not piece or hasher.digest() != digest):
-                self._with.statistics.disk_failures += 1
-                await asyncio.to_thread(self._with.disk.remove, file.facts.key, pinned=stored.content.is_pinned)
-                raise HashMismatchError(file.facts.key, hasher.digest().text)
-            if not piece:
-                return
-            yield piece
 
     # ------------------------------------------------------------------------------------------------ answers
 
@@ -484,10 +459,3 @@ def _is_for(outcome: Arriving | Complete, request: Request) -> bool:
     head = outcome.head if isinstance(outcome, Arriving) else outcome.entry.head
     is_error = head.status >= 500
     return (outcome.is_shareable or is_error) and selects(head, request.headers)
-
-
-def _read(file: OpenFile, start: int, size: int, hasher: Hasher | None) -> bytes:
-    piece = file.read(start, size)
-    if hasher is not None:
-        hasher.update(piece)
-    return piece

@@ -130,7 +130,7 @@ async def test_a_range_of_an_object_is_sent_alone(world, is_cached):
     assert answer.headers["content-range"] == f"bytes 5-14/{len(stored)}"
     assert (await world.get(target, Range="bytes=-3")).body == stored[-3:]
     assert (await world.get(target, Range=f"bytes={len(stored)}-")).status == 416
-    assert (await world.get(target, Range="bytes=1-2,4-5")).status == 200
+    assert (await world.get(target, method="HEAD", Range="bytes=1-2")).status == 200
     assert (await world.get(target, Range="bytes=1-2", If_Range='"other"')).status == 200
     assert world.origin.count(target) == 1
 

@@ -3,13 +3,12 @@
 import itertools
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cdn.errors import DocumentError
-from edge.answering import CacheStatus, Representation, answer_from, render_head
+from edge.answering import Answer, CacheStatus, Representation, answer_from, render_head
 from edge.cache_file import FileFacts, parse_facts
-from edge.conditional import UnsatisfiableRange, requested_range
 from edge.content import content_of, digest_of_key
 from edge.headers import Headers
 from edge.http_caching import (
@@ -26,6 +25,7 @@ from edge.http_caching import (
     selecting_fields,
     selects,
 )
+from edge.ranges import RANGES_MAX, UnsatisfiableRange, requested_ranges
 from edge.request import Request, RequestError, RequestLimits, RequestReader
 from edge.target import parse_target
 
@@ -144,13 +144,82 @@ def test_an_answer_is_for_the_request_it_was_fetched_for_unless_it_varies_on_eve
     assert selects(stored, request) is not any(name == "*" for name, _ in chosen)
 
 
-@given(st.one_of(VALUES, st.from_regex(r"bytes=[0-9]{0,3}-[0-9]{0,3}", fullmatch=True)), st.integers(0, 500))
-def test_a_range_lies_within_the_body(text, size):
-    try:
-        part = requested_range(Headers((("Range", text),)), Headers(), size)
-    except UnsatisfiableRange:
+@given(st.one_of(VALUES, st.from_regex(r"bytes=[0-9]{0,3}-[0-9]{0,3}(,[0-9]{0,3}-[0-9]{0,3}){0,5}", fullmatch=True)))
+@example("bytes=0-,0-")
+def test_ranges_lie_within_the_body_whatever_is_asked_for(text):
+    for size in (0, 1, 100, 500):
+        try:
+            parts = requested_ranges(Headers((("Range", text),)), Headers(), size)
+        except UnsatisfiableRange:
+            continue
+        assert parts is None or all(0 <= part.start < part.stop <= size for part in parts)
+
+
+@st.composite
+def range_specs(draw, size: int) -> tuple[str, set[int]]:
+    """A range as a client writes it, and the bytes it means."""
+    first, length = draw(st.integers(0, size + 50)), draw(st.integers(1, 300))
+    kind = draw(st.sampled_from(["both", "open", "suffix"]))
+    if kind == "both":
+        return f"{first}-{first + length - 1}", set(range(first, min(first + length, size)))
+    if kind == "open":
+        return f"{first}-", set(range(first, size))
+    return f"-{length}", set(range(max(0, size - length), size))
+
+
+@given(st.data(), st.sampled_from([1, 200, 3000, 50_000]), st.booleans())
+def test_the_parts_of_an_answer_are_those_asked_for(data, size, is_arriving):
+    """Against a model: every byte asked for is in a part, parts say truly what they are, none is sent twice."""
+    specs = data.draw(st.lists(range_specs(size), min_size=1, max_size=6))
+    body = bytes(number % 251 for number in range(size))
+    asked = set().union(*(each for _, each in specs))
+    request = Request("GET", "/x", headers=Headers((("Range", "bytes=" + ", ".join(text for text, _ in specs)),)))
+    source = Representation(
+        StoredHead(200, Headers((("Content-Type", "a/b"),)), NOW, NOW),
+        content_of("/x"),
+        Lifetime(),
+        size,
+        is_arriving=is_arriving,
+    )
+    answer = answer_from(source, request, NOW, CacheStatus(is_hit=True), "e")
+    sent = answer.taken_from(body)
+    if not asked:
+        assert (answer.status, sent) == (416, b"")
         return
-    assert part is None or 0 <= part.start < part.stop <= size
+    assert len(sent) == answer.size
+    parts = _sent_parts(answer, sent, size)
+    assert len(parts) <= RANGES_MAX
+    assert asked <= {number for start, piece in parts for number in range(start, start + len(piece))}
+    assert sum(len(piece) for _, piece in parts) <= size
+    assert all(piece == body[start : start + len(piece)] for start, piece in parts)
+    if is_arriving:
+        assert parts == sorted(parts)
+
+
+def _sent_parts(answer: Answer, sent: bytes, size: int) -> list[tuple[int, bytes]]:
+    """Where each part begins, and its bytes, as a client reads them."""
+    kind = answer.headers.get("Content-Type")
+    assert kind is not None
+    if not kind.startswith("multipart/byteranges"):
+        said = answer.headers.get("Content-Range")
+        assert (said is not None) is (answer.status == 206)
+        return [(_start_of(said, sent, size) if said else 0, sent)]
+    mark = kind.partition("boundary=")[2].encode()
+    assert answer.headers.get("Content-Range") is None
+    first, *pieces, last = (b"\r\n" + sent).split(b"\r\n--" + mark)
+    assert (first, last) == (b"", b"--\r\n")
+    parts = []
+    for piece in pieces:
+        head, _, content = piece.partition(b"\r\n\r\n")
+        assert head.startswith(b"\r\nContent-Type: a/b\r\nContent-Range: ")
+        parts.append((_start_of(head.decode().partition("Content-Range: ")[2], content, size), content))
+    return parts
+
+
+def _start_of(content_range: str, content: bytes, size: int) -> int:
+    start = int(content_range.removeprefix("bytes ").partition("-")[0])
+    assert content_range == f"bytes {start}-{start + len(content) - 1}/{size}"
+    return start
 
 
 @given(HEADS, LIFETIMES, HEADERS, st.one_of(st.none(), st.integers(0, 100)))
