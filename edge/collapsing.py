@@ -164,11 +164,16 @@ class Flights:
 
     def outdate(self, resource: str) -> None:
         """Lets nobody join a fetch of this URL any more, and nothing of its answer be kept."""
-        for flight in self._running:
-            if flight.resource == resource:
-                flight.is_outdated = True
-                if self._by_key.get(flight.key) is flight:
-                    del self._by_key[flight.key]
+        self.outdate_where(lambda each: each == resource)
+
+    def outdate_where(self, is_meant: Callable[[str], bool]) -> set[str]:
+        """The same for all URLs whose keys are meant; gives those keys."""
+        outdated = [flight for flight in self._running if is_meant(flight.resource)]
+        for flight in outdated:
+            flight.is_outdated = True
+            if self._by_key.get(flight.key) is flight:
+                del self._by_key[flight.key]
+        return {flight.resource for flight in outdated}
 
     def start(self, key: str, run: Run, *, is_shared: bool = True, resource: str = "") -> Flight:
         """Begins a fetch.

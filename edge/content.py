@@ -16,8 +16,8 @@ OBJECT_SECONDS: Final = 259200
 """How long caches below may keep an object if the upstream does not say (spec §8.2)."""
 DOCUMENT_SECONDS: Final = 61
 """The same for manifests, whitelists and JSON files."""
-_OBJECT_KEY: Final = "object:"
-_SITE_KEY: Final = "site:"
+OBJECT_KEY: Final = "object:"
+SITE_KEY: Final = "site:"
 _ALTERNATIVE: Final = ".cvmfsalt-"
 
 
@@ -77,19 +77,19 @@ def content_of(path: str) -> Content:
 
 def object_key(content: Content) -> str:
     """The cache key of an object: the same, whichever server it was asked for."""
-    return f"{_OBJECT_KEY}{content.repository}/{content.path}"
+    return f"{OBJECT_KEY}{content.repository}/{content.path}"
 
 
 def site_key(url: str) -> str:
     """The cache key of an ordinary site's resource, whose name promises nothing."""
-    return _SITE_KEY + url
+    return SITE_KEY + url
 
 
 def digest_of_key(key: str) -> Digest | None:
     """What the body cached under a key must hash to, if the key says it."""
-    if key.startswith(_SITE_KEY):
+    if key.startswith(SITE_KEY):
         return None
-    path = f"/{key.removeprefix(_OBJECT_KEY)}" if key.startswith(_OBJECT_KEY) else key.partition("?")[0]
+    path = f"/{key.removeprefix(OBJECT_KEY)}" if key.startswith(OBJECT_KEY) else key.partition("?")[0]
     return content_of(path).digest
 
 

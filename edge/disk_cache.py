@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import stat
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,11 +26,13 @@ from edge.cache_file import FileFacts, read_facts
 from edge.disk_room import DiskRoom, storage_error
 from edge.disk_trouble import DiskTrouble
 from edge.http_caching import StoredHead
+from edge.purging import Verdict
 from edge.shards import WHOLE, Share, file_name
 from edge.spool_file import SpoolFile
 from edge.statistics import Statistics
 from edge.verified_bodies import Identity, VerifiedBodies, check_body, identity_of, pieces_of
 
+_OUTDATED_MODE: Final = 0o400
 _TOUCH_SECONDS: Final = 300.0
 """How often the time of last use is written at most."""
 
@@ -48,6 +51,11 @@ class OpenFile:
     identity: Identity | None = None
     """Of the file as it was verified."""
     holders: int = 1
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether an upstream must confirm it before it is used: see `DiskCache.outdate`."""
+        return not os.fstat(self.descriptor).st_mode & stat.S_IWUSR
 
     def read(self, start: int, size: int) -> bytes:
         """Bytes of the body."""
@@ -305,9 +313,13 @@ class DiskCache:
 
     # ------------------------------------------------------------------------------------------------ forgetting
 
-    def remove(self, key: str, *, pinned: bool = False) -> None:
-        """Forgets what is cached under a key."""
-        self._unlink(file_name(key, pinned=pinned))
+    def owns(self, key: str) -> bool:
+        """Whether what is cached under a key is this worker's to change."""
+        return self._share.owns(key)
+
+    def remove(self, key: str, *, pinned: bool = False) -> bool:
+        """Forgets what is cached under a key; whether there was something."""
+        return self._unlink(file_name(key, pinned=pinned))
 
     def forget(self, key: str) -> bool:
         """Forgets what is cached under a key, pinned or not; whether there was anything."""
@@ -324,6 +336,51 @@ class DiskCache:
             key = self._key_of(file.name)
             removed += key is not None and matches(key) and self._unlink(file.name)
         return removed
+
+    def outdate(self, key: str) -> bool:
+        """Lets a response be used only once an upstream has confirmed it; whether there was one, pinned or not.
+
+        Its file loses the permission to be written: that copies nothing, outlives a restart, and ends with the file.
+        """
+        return any([self._outdate_file(file_name(key)), self._outdate_file(file_name(key, pinned=True))])
+
+    def _outdate_file(self, name: str) -> bool:
+        try:
+            self._path(name).chmod(_OUTDATED_MODE)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            self._trouble.refused("change", error)
+            return False
+        return True
+
+    def purge_shard(self, shard: int, judge: Callable[[str, float], Verdict]) -> Iterator[Verdict]:
+        """Removes and outdates what is to be, file by file; gives each verdict once it is carried out.
+
+        Args:
+            shard: from 0 to 255.
+            judge: says of a key and the time of its answer what is to happen.
+        """
+        for file in self.room.listed(shard):
+            yield self._purge_file(file.name, judge)
+
+    def _purge_file(self, name: str, judge: Callable[[str, float], Verdict]) -> Verdict:
+        try:
+            descriptor = os.open(self._path(name), os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return Verdict.KEPT  # gone meanwhile
+        try:
+            facts = read_facts(descriptor)
+            verdict = judge(facts.key, facts.head.answered_at)
+            if verdict is Verdict.STALE:
+                os.fchmod(descriptor, _OUTDATED_MODE)
+        except (DocumentError, OSError):
+            return Verdict.KEPT  # damaged: nobody gets it
+        finally:
+            os.close(descriptor)
+        if verdict is Verdict.GONE:
+            self._unlink(name)
+        return verdict
 
     def _key_of(self, name: str) -> str | None:
         """What a file says it is cached under."""

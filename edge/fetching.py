@@ -326,7 +326,7 @@ class Fetch:
         is_shareable = self._may_share(head)
         answer = Complete(entry, is_stored=is_final and is_shareable, is_shareable=is_shareable)
         if is_final:
-            if is_shareable:
+            if is_shareable and not self._flight.is_outdated:
                 self._with.memory.put(entry)
             self._flight.publish(answer)
         elif status in _BELIEVED_BY_ALL:
@@ -345,7 +345,7 @@ class Fetch:
         best = self._second_best
         if best is None or self._negatives < len(self._order.destination.sources):
             raise UpstreamsFailedError(self._order.destination.sources[0].url, tuple(self._causes), best)
-        if best.is_shareable:
+        if best.is_shareable and not self._flight.is_outdated:
             self._with.memory.put_negative(best.entry)
         self._flight.publish(replace(best, is_stored=best.is_shareable))
 

@@ -89,7 +89,13 @@ class Decision(Enum):
 
 
 def decide(
-    request: Headers, stored: StoredHead | None, lifetime: Lifetime, now: float, *, reload_immutable: bool = True
+    request: Headers,
+    stored: StoredHead | None,
+    lifetime: Lifetime,
+    now: float,
+    *,
+    reload_immutable: bool = True,
+    is_outdated: bool = False,
 ) -> Decision:
     """Chooses between serving, validating and fetching (RFC 9111 §4).
 
@@ -99,18 +105,26 @@ def decide(
         lifetime: of this kind of content.
         now: seconds since the epoch.
         reload_immutable: whether `no-cache` makes even immutable content be fetched anew; so damage is repaired.
+        is_outdated: whether the operator wants it confirmed before it is used again.
     """
     if stored is None or not selects(stored, request):
         return Decision.FAIL if wants_only_cached(request) else Decision.FETCH
-    if serves_without_validation(request, stored, lifetime, now):
-        return Decision.SERVE
-    if serves_while_validating(request, stored, lifetime, now):
-        return Decision.SERVE_AND_VALIDATE
+    if not is_outdated and (usable := _without_asking(request, stored, lifetime, now)) is not None:
+        return usable
     if wants_only_cached(request):
         return Decision.FAIL
     if lifetime.is_immutable and reload_immutable:
         return Decision.FETCH
     return Decision.VALIDATE
+
+
+def _without_asking(request: Headers, stored: StoredHead, lifetime: Lifetime, now: float) -> Decision | None:
+    """Whether and how it is served at once."""
+    if serves_without_validation(request, stored, lifetime, now):
+        return Decision.SERVE
+    if serves_while_validating(request, stored, lifetime, now):
+        return Decision.SERVE_AND_VALIDATE
+    return None
 
 
 def serves_without_validation(request: Headers, stored: StoredHead, lifetime: Lifetime, now: float) -> bool:

@@ -30,7 +30,18 @@ class MemoryEntry:
         now: seconds since the epoch.
     """
 
-    __slots__ = ("_head_bytes", "_head_second", "body", "content", "fresh_until", "head", "key", "lifetime", "retry_at")
+    __slots__ = (
+        "_head_bytes",
+        "_head_second",
+        "body",
+        "content",
+        "fresh_until",
+        "head",
+        "is_outdated",
+        "key",
+        "lifetime",
+        "retry_at",
+    )
 
     def __init__(
         self, key: str, head: StoredHead, body: bytes, content: Content, lifetime: Lifetime, now: float
@@ -42,6 +53,8 @@ class MemoryEntry:
         self.lifetime = lifetime
         self.fresh_until = _fresh_until(head, lifetime, now)
         """Until when a plain request may be answered without a further look; with `Vary` never."""
+        self.is_outdated = False
+        """Whether an upstream must confirm it before it is used again, however fresh it looks."""
         self.retry_at = 0.0
         """Until when a stale answer is given without asking the upstreams that failed."""
         self._head_second = -1
@@ -51,6 +64,10 @@ class MemoryEntry:
     def size(self) -> int:
         """How much memory it counts for."""
         return len(self.body) + ENTRY_OVERHEAD_BYTES
+
+    def outdate(self) -> None:
+        """Lets it be used only once an upstream has confirmed it, or while none can."""
+        self.is_outdated, self.fresh_until = True, -math.inf
 
     def representation(self) -> Representation:
         """What answers are made from."""
@@ -109,12 +126,13 @@ class MemoryCache:
         while self.used_bytes > self.bytes_max:
             self.remove(next(iter(self._entries)))
 
-    def remove(self, key: str) -> None:
-        """Forgets an entry."""
+    def remove(self, key: str) -> bool:
+        """Forgets an entry; whether there was one."""
         entry = self._entries.pop(key, None)
         if entry is not None:
             self.used_bytes -= entry.size
             self._names.pop(file_name(key, pinned=entry.content.is_pinned), None)
+        return entry is not None
 
     def forget(self, key: str) -> bool:
         """Forgets what is known under a key, a missing name too; whether there was anything."""
@@ -127,6 +145,14 @@ class MemoryCache:
         """Forgets everything whose key matches, missing names too; how many there were."""
         keys = [key for key in (*self._entries, *self._negatives) if matches(key)]
         return sum(self.forget(key) for key in keys)
+
+    def keys(self) -> list[str]:
+        """All keys, those of names that do not exist included."""
+        return [*self._entries, *self._negatives]
+
+    def peek(self, key: str) -> MemoryEntry | None:
+        """What is cached under a key, without counting as its use."""
+        return self._entries.get(key)
 
     def holds_file(self, name: str) -> bool:
         """Whether the body of this cache file is in memory; may be asked from any thread."""
@@ -150,6 +176,6 @@ class MemoryCache:
         for key in [key for key, entry in self._negatives.items() if entry.content.repository == repository]:
             del self._negatives[key]
 
-    def forget_negative(self, key: str) -> None:
-        """Forgets that there was nothing under a key."""
-        self._negatives.pop(key, None)
+    def forget_negative(self, key: str) -> bool:
+        """Forgets that there was nothing under a key; whether that was known."""
+        return self._negatives.pop(key, None) is not None

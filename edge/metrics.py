@@ -59,6 +59,8 @@ class EdgeCollector(Collector):
             ("edge_older_manifests", "Manifests refused for being older than known.", counted.older_manifests),
             ("edge_storage_failures", "Answers that could not be stored.", counted.storage_failures),
             ("edge_evictions", "Files removed to make room.", counted.evictions),
+            ("edge_purges", "Purges ordered.", counted.purges),
+            ("edge_purged_files", "Files removed or outdated by purges.", counted.purged_files),
             ("edge_connections", "Connections accepted.", counted.connections),
             ("edge_connections_refused", "Connections over the limit.", counted.connections_refused),
             ("edge_timeouts", "Connections ended because the client was too slow.", counted.timeouts),

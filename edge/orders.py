@@ -15,6 +15,7 @@ from edge.disk_cache import DiskCache
 from edge.headers import Headers
 from edge.http_caching import StoredHead
 from edge.memory_cache import MemoryCache
+from edge.purging import StandingRules
 from edge.revisions import RevisionWatch
 from edge.routing import Destination
 from edge.statistics import Statistics
@@ -104,4 +105,5 @@ class Supplies:
     edge_name: str
     object_bytes_max: int
     variants: StoredVariants
+    purges: StandingRules = field(default_factory=StandingRules)
     storing: HostSlots = field(default_factory=lambda: HostSlots(STORES_MAX, 1))

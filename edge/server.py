@@ -32,6 +32,7 @@ from edge.memory_cache import MemoryCache
 from edge.metrics import Gauges, render_metrics
 from edge.orders import Supplies
 from edge.protocol import Connection, Shared
+from edge.purger import Purger
 from edge.request import RequestLimits
 from edge.revisions import RevisionWatch
 from edge.routing import Routes
@@ -80,6 +81,7 @@ class EdgeServer:
         self._flights = Flights()
         self._supplies: Supplies | None = None
         self._service: EdgeService | None = None
+        self._purger: Purger | None = None
         self._shared: Shared | None = None
         self.addresses: tuple[Address, ...] = ()
         self.admin_address: Address | None = None
@@ -111,6 +113,7 @@ class EdgeServer:
             self._bind()
             self._build()
             await asyncio.to_thread(self._supplies_now.disk.open)
+            self._purger_now.open()
             await self._listen()
             await self._start_admin()
             self._start_tasks()
@@ -199,6 +202,11 @@ class EdgeServer:
         assert self._supplies is not None
         return self._supplies
 
+    @property
+    def _purger_now(self) -> Purger:
+        assert self._purger is not None
+        return self._purger
+
     def _bind(self) -> None:
         for text in self._config.listen.addresses:
             self._sockets.append(_bound(*listen_address(text)))
@@ -233,7 +241,10 @@ class EdgeServer:
             object_bytes_max=cache.object_bytes_max,
             variants=StoredVariants(memory, disk, self._clock),
         )
-        self._service = EdgeService(self._supplies, routes, self._flights)
+        service = self._service = EdgeService(self._supplies, routes, self._flights)
+        self._purger = Purger(
+            self._supplies, self._flights, cache.directory, service.locate, lambda: self._config.upstreams
+        )
         limits = config.limits
         self._shared = Shared(
             service=self._service,
@@ -257,7 +268,12 @@ class EdgeServer:
     async def _start_admin(self) -> None:
         if self._config.admin.listen:
             admin = HttpListener(
-                operator_application(status=self.status, metrics=self.metrics, is_ready=lambda: not self.is_draining)
+                operator_application(
+                    status=self.status,
+                    metrics=self.metrics,
+                    is_ready=lambda: not self.is_draining,
+                    commands={"purge": self.purge},
+                )
             )
             await admin.start(*listen_address(self._config.admin.listen))
             self._admin, self.admin_address = admin, admin.address
@@ -266,6 +282,7 @@ class EdgeServer:
         assert self._shared is not None
         self._shared.access_log.start()
         self._look_after(self._check_on)
+        self._look_after(self._purger_now.work)
         self._look_after(lambda: asyncio.to_thread(self._supplies_now.disk.count))
         if self._config.cache.scrub_bytes_per_second:
             self._look_after(self._scrub_on)
@@ -315,6 +332,12 @@ class EdgeServer:
                     await asyncio.sleep(size / bytes_per_second)
         return self.statistics.disk_failures - before
 
+    # ------------------------------------------------------------------------------------------------ purging
+
+    async def purge(self, order: dict[str, object]) -> dict[str, object]:
+        """Forgets what an order says: see `edge.purging.PurgeOrder` and `edge.purger.Purger.purge`."""
+        return await self._purger_now.purge(order)
+
     # ------------------------------------------------------------------------------------------------ telling
 
     def metrics(self) -> bytes:
@@ -344,6 +367,7 @@ class EdgeServer:
                 "disk_bytes": supplies.disk.used_bytes,
                 "disk_bytes_max": supplies.disk.bytes_max,
             },
+            "purges": self._purger_now.under_way(),
             "damage": {"upstream": counted.hash_failures, "disk": counted.disk_failures},
             "connections": counted.connections_open,
             "fetches": len(self._flights),

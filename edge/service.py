@@ -31,6 +31,7 @@ from edge.http_caching import (
 from edge.memory_cache import MemoryEntry
 from edge.orders import FetchOrder, Supplies, UpstreamsFailedError
 from edge.passing import Passing
+from edge.purging import Verdict
 from edge.request import READING, Request, RequestError, method_refused
 from edge.revisions import read_manifest
 from edge.routing import Destination, Routes
@@ -59,10 +60,11 @@ _NOT_PASSED_ON: Final = (
 
 
 class StoredFile:
-    """A stored response whose body stays on disk."""
+    """A stored response whose body stays on disk; the fields as in `MemoryEntry`."""
 
-    def __init__(self, file: OpenFile, content: Content, lifetime: Lifetime) -> None:
+    def __init__(self, file: OpenFile, content: Content, lifetime: Lifetime, *, is_outdated: bool) -> None:
         self.file = file
+        self.is_outdated = is_outdated
         self.head = file.facts.head
         self.content = content
         self.lifetime = lifetime
@@ -119,6 +121,14 @@ class EdgeService:
         """Serves from other upstreams from now on."""
         self._routes = routes
         self._destinations.clear()
+
+    def locate(self, url: str) -> Destination:
+        """What a URL is about, as a client asks for it.
+
+        Raises:
+            RequestError: it is nothing that this edge serves.
+        """
+        return self._routes.locate(parse_target(url))
 
     # ------------------------------------------------------------------------------------------------ the short way
 
@@ -194,7 +204,8 @@ class EdgeService:
         """One round; False if it came to nothing, and the client has seen nothing of it."""
         now, stored = self._with.clock.now(), found.fitting(request)
         lifetime = stored.lifetime if stored is not None else Lifetime()
-        decision = decide(request.headers, stored.head if stored is not None else None, lifetime, now)
+        head, is_outdated = (stored.head, stored.is_outdated) if stored is not None else (None, False)
+        decision = decide(request.headers, head, lifetime, now, is_outdated=is_outdated)
         if decision is Decision.SERVE and stored is not None:
             await self._serve_stored(request, exchange, stored, CacheStatus(is_hit=True), Result.HIT)
             return True
@@ -355,18 +366,37 @@ class EdgeService:
             entry = self._with.memory.get(key)  # what others waited for as well
             if entry is not None:
                 return entry
-            file = await asyncio.to_thread(self._with.disk.load, key, content.digest, pinned=content.is_pinned)
+            file = await self._open(key, content)
         if file is None:
             return None
-        lifetime = self._with.lifetimes.of(content.kind, file.facts.head.status)
+        head = file.facts.head
+        verdict = self._with.purges.judge(key, head.answered_at, self._with.clock.now())
+        if verdict is Verdict.GONE:
+            file.close()
+            return None
+        is_outdated = verdict is Verdict.STALE or file.is_outdated
+        lifetime = self._with.lifetimes.of(content.kind, head.status)
         if file.body is None:
-            return StoredFile(file, content, lifetime)
+            return StoredFile(file, content, lifetime, is_outdated=is_outdated)
         file.close()
         if not self._is_acceptable(destination, file.body):
             return None
-        entry = MemoryEntry(key, file.facts.head, file.body, content, lifetime, self._with.clock.now())
+        entry = MemoryEntry(key, head, file.body, content, lifetime, self._with.clock.now())
+        if is_outdated:
+            entry.outdate()
         self._with.memory.put(entry)
         return entry
+
+    async def _open(self, key: str, content: Content) -> OpenFile | None:
+        """What is on disk under a key, and was not purged while the disk was busy."""
+        purges = self._with.purges
+        for _ in range(ROUNDS_MAX):
+            generation = purges.generation
+            file = await asyncio.to_thread(self._with.disk.load, key, content.digest, pinned=content.is_pinned)
+            if file is None or purges.generation == generation:
+                return file
+            file.close()
+        return None
 
     def _fresh_negative(self, key: str) -> MemoryEntry | None:
         entry = self._with.memory.negative(key)

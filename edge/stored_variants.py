@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from cdn.clock import Clock
 from cdn.errors import DocumentError
-from edge.content import Content
+from edge.content import Content, digest_of_key
 from edge.disk_cache import DiskCache
 from edge.http_caching import Lifetime, Selecting
 from edge.memory_cache import MemoryCache, MemoryEntry
 from edge.variants import LIST_STATUS, Variants, list_head, variant_key
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """How many responses were forgotten or outdated in each tier."""
+
+    in_memory: int = 0
+    on_disk: int = 0
+
+    def __add__(self, other: Purged) -> Purged:
+        return Purged(self.in_memory + other.in_memory, self.on_disk + other.on_disk)
 
 
 class StoredVariants:
@@ -63,7 +76,7 @@ class StoredVariants:
         self._disk.store(key, list_head(self._clock.now()), data, hashlib.sha256(data).hexdigest())
 
     def _on_disk(self, key: str) -> Variants:
-        found = self._disk.load(key, None)
+        found = self._disk.load(key, digest_of_key(key))
         if found is None:
             return Variants()
         try:
@@ -74,16 +87,26 @@ class StoredVariants:
         finally:
             found.close()
 
-    async def forget(self, key: str) -> None:
+    async def forget(self, key: str) -> Purged:
         """Forgets what is stored for a URL, all variants included (RFC 9111 §4.4)."""
-        known = self._in_memory(key)
-        for each in known.known:
-            self._memory.remove(variant_key(key, each))
-        self._memory.remove(key)
-        self._memory.forget_negative(key)
-        await asyncio.to_thread(self._forget_on_disk, key)
+        in_memory = sum(self._memory.forget(each) for each in self._all_of(key, self._in_memory(key)))
+        return Purged(in_memory, await asyncio.to_thread(self._on_each_file, key, self._disk.forget))
 
-    def _forget_on_disk(self, key: str) -> None:
-        for each in self._on_disk(key).known:
-            self._disk.remove(variant_key(key, each))
-        self._disk.remove(key)
+    async def outdate(self, key: str) -> Purged:
+        """Lets an upstream confirm what is stored for a URL before it is used, all variants included."""
+        in_memory = 0
+        for each in self._all_of(key, self._in_memory(key)):
+            entry = self._memory.peek(each)
+            if entry is not None:
+                entry.outdate()
+                in_memory += 1
+        self._memory.forget_negative(key)
+        return Purged(in_memory, await asyncio.to_thread(self._on_each_file, key, self._disk.outdate))
+
+    def _on_each_file(self, key: str, act: Callable[[str], bool]) -> int:
+        if not self._disk.owns(key):
+            return 0
+        return sum(act(each) for each in self._all_of(key, self._on_disk(key)))
+
+    def _all_of(self, key: str, variants: Variants) -> list[str]:
+        return [*(variant_key(key, each) for each in variants.known), key]
