@@ -69,21 +69,79 @@ def check_config(out: Output, config_path: Path) -> None:
     )
 
 
-@edge.command()
-@click.option(
+_ADMIN = click.option(
     "--admin",
     default="http://127.0.0.1:9154",
     show_default=True,
     metavar="URL",
     help="The operator's listener.",
 )
+
+
+@edge.command()
+@_ADMIN
+@click.option("--watch", is_flag=True, help="Go on with a line for each interval, until interrupted.")
+@click.option("--interval", default=2.0, show_default=True, metavar="SECONDS", help="Between two lines.")
+@click.option("--count", default=0, metavar="N", help="Stop after so many lines.")
 @click.pass_obj
-def status(out: Output, admin: str) -> None:
+def status(out: Output, *, admin: str, watch: bool, interval: float, count: int) -> None:
     """Show how a running edge is doing."""
+    from edge.operating import watch_status
     from edge.running import fetch_status
 
+    if watch:
+        watch_status(out, admin, interval_seconds=max(0.1, interval), count=count)
+        return
     document: dict[str, Any] = fetch_status(admin)
     out.result(document, *_status_text(document))
+
+
+@edge.command()
+@_ADMIN
+@click.option("--url", "urls", multiple=True, metavar="URL", help="A path or URL, as a client asks for it.")
+@click.option("--prefix", "prefixes", multiple=True, metavar="PREFIX", help="All paths or URLs that begin so.")
+@click.option("--repository", "repositories", multiple=True, metavar="NAME", help="All of a repository.")
+@click.option("--revision", type=int, metavar="N", help="Only what belongs to this revision of the repository.")
+@click.option("--all", "is_all", is_flag=True, help="Everything.")
+@click.option("--soft", is_flag=True, help="Have it confirmed before it is used again, instead of removing it.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until the files are removed.")
+@click.option("--yes", is_flag=True, help="Do not ask before purging everything.")
+@click.pass_obj
+def purge(
+    out: Output,
+    *,
+    admin: str,
+    urls: tuple[str, ...],
+    prefixes: tuple[str, ...],
+    repositories: tuple[str, ...],
+    revision: int | None,
+    is_all: bool,
+    soft: bool,
+    no_wait: bool,
+    yes: bool,
+) -> None:
+    """Make a running edge forget what it has cached.
+
+    From the answer on nothing of it is served any more, and nothing that is on its way is kept. Files are then removed
+    one after another. With --soft what is cached is kept, but an upstream is asked before it is used, and it stands in
+    while none answers: seldom the wrong choice.
+    """
+    from edge.operating import orders_of, purge_and_wait
+
+    orders = orders_of(urls, prefixes, repositories, revision, is_all=is_all, is_soft=soft)
+    if is_all and not (soft or yes):
+        _confirm_all(out)
+    purge_and_wait(out, admin, orders, waits=not no_wait)
+
+
+def _confirm_all(out: Output) -> None:
+    import sys
+
+    from cdn.errors import UsageError
+
+    if out.json or not sys.stdin.isatty():
+        raise UsageError("everything would have to be fetched again: say --yes if that is meant")
+    click.confirm("Forget everything, so that all of it has to be fetched again?", abort=True, err=True)
 
 
 def _status_text(document: dict[str, Any]) -> tuple[str | Table, ...]:

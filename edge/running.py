@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Final
 
 from cdn import daemon
 from cdn.errors import CdnError
 from cdn.telemetry import event
 from edge.config import EdgeConfig, load
 from edge.server import EdgeServer
+
+KIND_OF_SERVICE: Final = "an edge"
+ADMIN_EXAMPLE: Final = "http://127.0.0.1:9154"
 
 
 def run_until_stopped(config_path: Path, config: EdgeConfig, on_ready: Callable[[str], None]) -> None:
@@ -58,4 +62,4 @@ class _EdgeService:
 
 def fetch_status(admin_url: str) -> dict[str, object]:
     """Asks a running edge how it is; see `daemon.ask_status`."""
-    return daemon.ask_status(admin_url, what="an edge", example="http://127.0.0.1:9154", has="upstreams")
+    return daemon.ask_status(admin_url, what=KIND_OF_SERVICE, example=ADMIN_EXAMPLE, has="upstreams")

@@ -355,6 +355,7 @@ class EdgeServer:
             "listen": [_text(address) for address in self.addresses],
             "draining": self.is_draining,
             "requests": {
+                "all": counted.requests_answered,
                 "hits": counted.hits,
                 "misses": counted.misses,
                 "collapsed": counted.collapsed,
@@ -368,6 +369,7 @@ class EdgeServer:
                 "disk_bytes_max": supplies.disk.bytes_max,
             },
             "purges": self._purger_now.under_way(),
+            "purged_files": counted.purged_files,
             "damage": {"upstream": counted.hash_failures, "disk": counted.disk_failures},
             "connections": counted.connections_open,
             "fetches": len(self._flights),

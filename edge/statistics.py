@@ -62,6 +62,11 @@ class Statistics:
         return counted + (self.memory_hits if result is Result.HIT else 0)
 
     @property
+    def requests_answered(self) -> int:
+        """All requests."""
+        return sum(self.requests.values()) + self.memory_hits
+
+    @property
     def hits(self) -> int:
         """Requests answered from the cache without asking upstream."""
         return self.of(Result.HIT)

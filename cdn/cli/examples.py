@@ -218,6 +218,19 @@ EXAMPLES: Final[dict[str, str]] = {
     "edge status": """
         cdn edge status
         cdn edge status --admin http://127.0.0.1:9155 --json
+        # a line every ten seconds
+        cdn edge status --watch --interval 10
+        """,
+    "edge purge": """
+        # have a repository confirmed by an upstream before it is used again
+        cdn edge purge --repository sw.example.org --soft
+        # gone, as a client of a server and as one of a proxy asks for it
+        cdn edge purge --url /cvmfs/sw.example.org/.cvmfspublished \\
+            --url http://stratum1.example.org/cvmfs/sw.example.org/.cvmfspublished
+        cdn edge purge --prefix http://packages.example.org/debian/dists/
+        cdn edge purge --repository sw.example.org --revision 17
+        # everything, in a script
+        cdn edge purge --all --yes --no-wait
         """,
     "geodns run": "cdn geodns run --config /etc/stratocast/geodns.toml",
     "geodns check-config": "cdn geodns check-config --config /etc/stratocast/geodns.toml",
