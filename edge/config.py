@@ -8,28 +8,8 @@ from typing import Literal
 
 from cdn.config import Duration, Size, load_config
 from edge.config_checks import NAME, check_positive, in_key, listen_address, url_target
+from edge.config_listen import ListenSettings
 from edge.config_upstreams import FetchSettings, UpstreamSettings
-
-
-@dataclass(frozen=True, slots=True)
-class ListenSettings:
-    """Where requests arrive.
-
-    Args:
-        addresses: ``ADDRESS:PORT`` each, IPv6 in brackets.
-        backlog: connections that may wait to be accepted.
-    """
-
-    addresses: tuple[str, ...] = ("127.0.0.1:8000",)
-    backlog: int = 1024
-
-    def __post_init__(self) -> None:
-        if not self.addresses:
-            raise ValueError("addresses: name at least one address to listen on")
-        for address in self.addresses:
-            with in_key("addresses"):
-                listen_address(address)
-        check_positive(self, "backlog")
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +105,7 @@ class LimitSettings:
         fields_max: number of its header fields.
         target_bytes_max: length of its target.
         head_timeout: for a whole head to arrive, from its first byte.
+        handshake_timeout: for a TLS handshake.
         body_timeout: how long a client may send nothing of a request's body.
         idle_timeout: how long a connection may be unused.
         send_timeout: how long a client may take nothing of an answer.
@@ -136,6 +117,7 @@ class LimitSettings:
     fields_max: int = 100
     target_bytes_max: Size = 8000
     head_timeout: Duration = 10.0
+    handshake_timeout: Duration = 10.0
     body_timeout: Duration = 30.0
     idle_timeout: Duration = 75.0
     send_timeout: Duration = 60.0
@@ -143,7 +125,7 @@ class LimitSettings:
 
     def __post_init__(self) -> None:
         check_positive(self, "connections_max", "head_bytes_max", "fields_max", "target_bytes_max")
-        check_positive(self, "head_timeout", "body_timeout", "idle_timeout", "send_timeout")
+        check_positive(self, "head_timeout", "handshake_timeout", "body_timeout", "idle_timeout", "send_timeout")
         if self.target_bytes_max > self.head_bytes_max:
             raise ValueError("target_bytes_max: is larger than head_bytes_max")
 
@@ -201,10 +183,11 @@ class EdgeConfig:
 
 
 def load(path: Path) -> EdgeConfig:
-    """Reads a configuration file; a relative cache directory is meant relative to it.
+    """Reads a configuration file; a relative cache directory, certificate or key is meant relative to it.
 
     Raises:
         ConfigError: listing every mistake with file, line and key.
     """
     config = load_config(EdgeConfig, path)
-    return replace(config, cache=replace(config.cache, directory=path.parent / config.cache.directory))
+    cache = replace(config.cache, directory=path.parent / config.cache.directory)
+    return replace(config, cache=cache, listen=config.listen.relative_to(path.parent))
