@@ -5,9 +5,7 @@ Everything is in the environment that systemd gives a service; without it nothin
 
 from __future__ import annotations
 
-import socket
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from typing import Final
 
 from cdn.errors import UsageError

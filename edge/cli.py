@@ -49,16 +49,20 @@ def run(out: Output, config_path: Path) -> None:
 @click.pass_obj
 def check_config(out: Output, config_path: Path) -> None:
     """Read the configuration and say what is wrong."""
+    import time
+
     from edge.config import load
+    from edge.tls import certificate_doubts
 
     config = load(config_path)
-    for warning in _doubts(config):
+    doubts = [doubt for tls in config.listen.tls for doubt in certificate_doubts(tls, time.time())]
+    for warning in [*_doubts(config), *doubts]:
         out.warning(warning)
     servers = sum(len(upstream.urls) for upstream in config.upstreams)
     out.result(
         {
             "config": str(config_path),
-            "listen": list(config.listen.addresses),
+            "listen": list(config.listen.all_addresses),
             "upstreams": len(config.upstreams),
             "servers": servers,
             "forward": config.forward.enabled,

@@ -105,7 +105,7 @@ class ListenSettings:
         seen = set()
         for text in self.all_addresses:
             address = parse_address(text)
-            if address in seen and not (isinstance(address, TcpAddress) and address.port == 0):
+            if address in seen:
                 raise ValueError(f"addresses: {text} is named twice")
             seen.add(address)
 

@@ -131,7 +131,7 @@ def adopt(address: str, descriptor: int) -> ListeningSocket:
     Raises:
         UsageError: it is something else.
     """
-    os.set_inheritable(descriptor, False)  # noqa: FBT003 -- it has no keyword
+    os.set_inheritable(descriptor, False)
     try:
         sock = socket.socket(fileno=descriptor)
         is_listening = bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
@@ -148,13 +148,15 @@ def adopt(address: str, descriptor: int) -> ListeningSocket:
 
 
 def _open(text: str, settings: ListenSettings, count: int) -> list[ListeningSocket]:
-    match parse_address(text):
-        case TcpAddress() as address:
-            sockets = open_tcp(address, settings.backlog, count=count)
-        case UnixAddress(path):
-            sockets = [_open_unix(path, int(settings.unix_mode, 8), settings.backlog)]
-        case SystemdName(name):
-            raise UsageError(f"no socket came from systemd for {text}: is there a socket unit with that name, {name}?")
+    address = parse_address(text)
+    if isinstance(address, SystemdName):
+        raise UsageError(
+            f"no socket came from systemd for {text}: give a socket unit FileDescriptorName={address.name}"
+        )
+    if isinstance(address, UnixAddress):
+        sockets = [_open_unix(address.path, int(settings.unix_mode, 8), settings.backlog)]
+    else:
+        sockets = open_tcp(address, settings.backlog, count=count)
     return [ListeningSocket(text, each) for each in sockets]
 
 

@@ -63,6 +63,7 @@ class EdgeCollector(Collector):
             ("edge_purged_files", "Files removed or outdated by purges.", counted.purged_files),
             ("edge_connections", "Connections accepted.", counted.connections),
             ("edge_connections_refused", "Connections over the limit.", counted.connections_refused),
+            ("edge_handshakes_failed", "TLS handshakes that did not succeed.", counted.handshakes_failed),
             ("edge_timeouts", "Connections ended because the client was too slow.", counted.timeouts),
             ("edge_aborted_answers", "Answers that broke off.", counted.aborted_answers),
             ("edge_failures", "Requests that failed by a mistake of this program.", counted.failures),

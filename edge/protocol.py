@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
         stream = cast("asyncio.Transport", transport)  # uvloop's is one in all but its base class
         shared, self._transport = self._shared, stream
         shared.statistics.connections += 1
-        if len(shared.connections) >= shared.limits.connections_max or shared.is_draining:
+        if len(shared.connections) >= shared.limits.connections_max:
             shared.statistics.connections_refused += 1
             stream.abort()
             return
@@ -222,10 +222,14 @@ class Connection(asyncio.Protocol):
         """Closes, but takes what is still on its way, since a reset would take the answer from the client."""
         self._is_closing = True
         self._active_at = self._shared.clock.monotonic()
-        if self._transport is not None and self._transport.can_write_eof():
-            self._transport.write_eof()
-            if not self._is_reading:
-                self._transport.resume_reading()
+        if self._transport is None:
+            return
+        if not self._transport.can_write_eof():
+            self._transport.close()  # TLS says goodbye, and takes what arrives until the client does, too
+            return
+        self._transport.write_eof()
+        if not self._is_reading:
+            self._transport.resume_reading()
 
     # ------------------------------------------------------------------------------------------------ one answer
 

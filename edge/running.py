@@ -41,7 +41,7 @@ class _EdgeService:
     async def start(self) -> Iterable[str]:
         server = self._server
         await server.start()
-        sentences = ["answering on " + ", ".join(f"{host} port {port}" for host, port in server.addresses)]
+        sentences = ["answering on " + ", ".join(server.places)]
         if server.admin_address is not None:
             sentences.append("status and metrics on {} port {}".format(*server.admin_address))
         return sentences

@@ -10,24 +10,26 @@ await server.stop()
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Final
 
 from cdn.clock import Clock, SystemClock
 from cdn.daemon import HttpListener, operator_application
-from cdn.errors import UsageError
 from cdn.telemetry import event
 from cdn.transport.base import Fetcher
 from cdn.transport.http import HttpFetcher, HttpSettings
+from edge.accepting import Acceptor
 from edge.access_log import AccessLog
 from edge.collapsing import Flights
 from edge.config import EdgeConfig, LifetimeSettings
 from edge.config_checks import listen_address
+from edge.config_listen import ListenSettings, TcpAddress
 from edge.config_upstreams import FetchSettings
 from edge.content import Lifetimes, digest_of_key
 from edge.disk_cache import DiskCache
+from edge.listeners import Listeners, ListeningSocket, bound_address, open_listeners
 from edge.memory_cache import MemoryCache
 from edge.metrics import Gauges, render_metrics
 from edge.orders import Supplies
@@ -40,6 +42,7 @@ from edge.service import EdgeService
 from edge.shards import WHOLE, Share
 from edge.statistics import Statistics
 from edge.stored_variants import StoredVariants
+from edge.tls import Handshakes
 from edge.upstreams import UpstreamHealth
 
 CHECK_SECONDS: Final = 1.0
@@ -55,6 +58,7 @@ class EdgeServer:
 
     Args:
         config: what it is told.
+        listeners: where it accepts connections, closed when it stops; opened by itself if None.
         clock: the time.
         fetcher: how upstreams are asked; over HTTP by default.
         share: which part of the cache is its, if it is one of several workers.
@@ -64,6 +68,7 @@ class EdgeServer:
         self,
         config: EdgeConfig,
         *,
+        listeners: Listeners | None = None,
         clock: Clock | None = None,
         fetcher: Fetcher | None = None,
         share: Share = WHOLE,
@@ -74,8 +79,9 @@ class EdgeServer:
         self._fetcher = fetcher
         self._owns_fetcher = fetcher is None
         self.statistics = Statistics()
-        self._sockets: list[socket.socket] = []
-        self._listeners: list[asyncio.Server] = []
+        self._listeners = listeners
+        self._acceptor: Acceptor | None = None
+        self._handshakes: Handshakes | None = None
         self._admin: HttpListener | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._flights = Flights()
@@ -84,6 +90,10 @@ class EdgeServer:
         self._purger: Purger | None = None
         self._shared: Shared | None = None
         self.addresses: tuple[Address, ...] = ()
+        self.listening: tuple[str, ...] = ()
+        """Every address where it accepts connections, Unix sockets too."""
+        self.places: tuple[str, ...] = ()
+        """The same as a person says it."""
         self.admin_address: Address | None = None
 
     @property
@@ -120,7 +130,7 @@ class EdgeServer:
         except BaseException:
             await self.stop(drain_seconds=0)
             raise
-        event("edge.server.started", addresses=[_text(address) for address in self.addresses])
+        event("edge.server.started", addresses=list(self.listening))
 
     async def stop(self, *, drain_seconds: float | None = None) -> None:
         """Stops listening, lets answers under way finish, and lets go of everything.
@@ -128,11 +138,8 @@ class EdgeServer:
         Args:
             drain_seconds: how long they may take; as configured if None, and with 0 every connection breaks at once.
         """
-        for listener in self._listeners:
-            listener.close()
-        for sock in self._sockets:
-            sock.close()
-        self._listeners, self._sockets = [], []
+        if self._acceptor is not None:
+            self._acceptor.close()
         if self._shared is not None and self._service is not None:
             self._shared.is_draining = self._service.is_draining = True
             await self._drain(self._config.limits.drain_timeout if drain_seconds is None else drain_seconds)
@@ -148,10 +155,12 @@ class EdgeServer:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + seconds
         connections = self._shared.connections
-        while connections and loop.time() < deadline:
+        while (connections or self._handshakes) and loop.time() < deadline:
             for connection in [each for each in connections if each.is_idle]:
                 connection.close()
             await asyncio.sleep(_DRAIN_STEP_SECONDS)
+        if self._handshakes is not None:
+            await self._handshakes.abort()
         for connection in list(connections):
             connection.abort()
         await asyncio.sleep(0)
@@ -172,8 +181,11 @@ class EdgeServer:
     def reload(self, config: EdgeConfig) -> None:
         """Serves by another configuration from now on; connections and cache stay.
 
-        Upstreams, forwarding and lifetimes change at once; listeners, cache, limits and log settings with a restart.
+        Upstreams, forwarding, lifetimes and certificates change at once; addresses, cache, limits and log settings with
+        a restart.
         """
+        if self._acceptor is not None:
+            self.statistics.reloads_failed += self._acceptor.reload_certificates(config.listen)
         if self._service is not None:
             supplies = self._supplies_now
             routes = Routes(config)
@@ -184,7 +196,7 @@ class EdgeServer:
             event(
                 "edge.reload.partial",
                 level="warning",
-                reason="only upstreams, forwarding and lifetimes change without a restart",
+                reason="only upstreams, forwarding, lifetimes and certificates change without a restart",
             )
         self._config = config
         self.statistics.reloads_good += 1
@@ -208,9 +220,14 @@ class EdgeServer:
         return self._purger
 
     def _bind(self) -> None:
-        for text in self._config.listen.addresses:
-            self._sockets.append(_bound(*listen_address(text)))
-        self.addresses = tuple((name[0], name[1]) for name in (each.getsockname() for each in self._sockets))
+        settings = self._config.listen
+        listeners = open_listeners(settings)[0] if self._listeners is None else self._listeners
+        self._acceptor = Acceptor(settings, listeners, self._clock)
+        bound = [bound_address(each.sock) for each in listeners]
+        self.addresses = tuple((each.host, each.port) for each in bound if isinstance(each, TcpAddress))
+        self.listening = tuple(each.text for each in listeners)
+        self.places = tuple(_place(each, settings) for each in listeners)
+        self._acceptor.load_certificates()
 
     def _build(self) -> None:
         config, statistics = self._config, self.statistics
@@ -237,7 +254,7 @@ class EdgeServer:
             statistics=statistics,
             lifetimes=_lifetimes(config.lifetimes),
             revisions=RevisionWatch(),
-            edge_name=config.name or own_name(self.addresses[0]),
+            edge_name=config.name or own_name(self.addresses[0] if self.addresses else None),
             object_bytes_max=cache.object_bytes_max,
             variants=StoredVariants(memory, disk, self._clock),
         )
@@ -257,13 +274,15 @@ class EdgeServer:
         )
 
     async def _listen(self) -> None:
-        shared, loop = self._shared, asyncio.get_running_loop()
+        shared, limits = self._shared, self._config.limits
         assert shared is not None
-        for each in self._sockets:
-            server = await loop.create_server(
-                lambda: Connection(shared), sock=each, backlog=self._config.listen.backlog
-            )
-            self._listeners.append(server)
+        assert self._acceptor is not None
+        self._handshakes = Handshakes(
+            self.statistics,
+            limits.handshake_timeout,
+            lambda under_way: len(shared.connections) + under_way < limits.connections_max,
+        )
+        await self._acceptor.open(lambda: Connection(shared), self._handshakes)
 
     async def _start_admin(self) -> None:
         if self._config.admin.listen:
@@ -352,7 +371,7 @@ class EdgeServer:
         now = self._clock.monotonic()
         return {
             "name": supplies.edge_name,
-            "listen": [_text(address) for address in self.addresses],
+            "listen": list(self.listening),
             "draining": self.is_draining,
             "requests": {
                 "all": counted.requests_answered,
@@ -384,8 +403,10 @@ class EdgeServer:
         }
 
 
-def own_name(address: Address) -> str:
+def own_name(address: Address | None) -> str:
     """What an edge without a name calls itself: its address, or for one that listens on all, its host's name."""
+    if address is None:
+        return socket.gethostname()
     host, port = address
     if host in {"0.0.0.0", "::"}:  # noqa: S104 -- compared with, not listened on
         host = socket.gethostname()
@@ -407,27 +428,14 @@ def _lifetimes(settings: LifetimeSettings) -> Lifetimes:
 
 
 def _fixed_at_start(config: EdgeConfig) -> tuple[object, ...]:
-    return (config.name, config.listen, config.admin, config.cache, config.fetch, config.limits, config.log)
+    listen = replace(config.listen, tls=()), [each.address for each in config.listen.tls]
+    return (config.name, listen, config.admin, config.cache, config.fetch, config.limits, config.log)
 
 
-def _bound(host: str, port: int) -> socket.socket:
-    """A listening socket's address, taken.
-
-    Raises:
-        UsageError: it cannot be had.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((host, port))
-        sock.setblocking(False)
-    except OSError as error:
-        sock.close()
-        raise UsageError(f"cannot listen on {host} port {port}: {os.strerror(error.errno or 0)}") from error
-    return sock
+def _place(listener: ListeningSocket, settings: ListenSettings) -> str:
+    bound = bound_address(listener.sock)
+    where = f"{bound.host} port {bound.port}" if isinstance(bound, TcpAddress) else listener.text
+    return f"{where} with TLS" if settings.tls_of(listener.address) else where
 
 
 def _text(address: Address) -> str:

@@ -48,6 +48,8 @@ class Statistics:
         self.connections = 0
         self.connections_open = 0
         self.connections_refused = 0
+        self.handshakes_failed = 0
+        """TLS handshakes that were broken off or took too long."""
         self.timeouts = 0
         self.aborted_answers = 0
         self.failures = 0

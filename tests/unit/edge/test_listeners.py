@@ -38,7 +38,7 @@ def takes_connections(sock):
 def test_every_kind_of_address_listens(opened, tmp_path):
     ((plain, six, unix),) = opened("127.0.0.1:0", "[::1]:0", f"unix:{tmp_path}/s")
     assert all(takes_connections(each.sock) for each in (plain, six, unix))
-    assert plain.text == "127.0.0.1:{}".format(plain.sock.getsockname()[1])
+    assert plain.text == f"127.0.0.1:{plain.sock.getsockname()[1]}"
     assert six.text.startswith("[::1]:")
     assert unix.text == f"unix:{tmp_path}/s"
 
@@ -76,7 +76,7 @@ def test_workers_share_a_unix_socket(opened, tmp_path):
 @pytest.mark.parametrize("count", [1, 2])
 def test_an_address_that_another_edge_has_is_refused_even_if_both_have_workers(opened, count):
     ((held,), *_) = opened("127.0.0.1:0", count=count)
-    with pytest.raises(UsageError, match="cannot listen on 127.0.0.1 port"):
+    with pytest.raises(UsageError, match="cannot listen on 127"):
         opened(held.text, count=count)
 
 
@@ -166,7 +166,7 @@ def test_sockets_of_systemd_are_found_by_name(opened, handed):
 
 def test_a_socket_of_systemd_is_found_by_its_address(opened, handed):
     (sock,) = handed("stratocast-edge.socket")
-    settings = ListenSettings(("127.0.0.1:{}".format(sock.getsockname()[1]),))
+    settings = ListenSettings((f"127.0.0.1:{sock.getsockname()[1]}",))
     listeners = systemd_listeners(settings, {}, 1)
     ((found,),) = open_listeners(settings, handed=listeners)
     assert found.sock is listeners[0].sock
@@ -180,7 +180,7 @@ def test_a_socket_of_systemd_that_nobody_named_is_refused(handed):
 
 
 def test_a_socket_that_systemd_should_give_and_does_not_is_named(opened):
-    with pytest.raises(UsageError, match="no socket came from systemd for systemd:http"):
+    with pytest.raises(UsageError, match="hands over no socket for systemd:http"):
         opened("systemd:http")
 
 
@@ -200,4 +200,4 @@ def test_what_does_not_listen_is_refused():
 
 def test_a_listening_socket_knows_its_address():
     with socket.create_server(("127.0.0.1", 0)) as sock:
-        assert ListeningSocket("systemd:http", sock).text == "127.0.0.1:{}".format(sock.getsockname()[1])
+        assert ListeningSocket("systemd:http", sock).text == f"127.0.0.1:{sock.getsockname()[1]}"
