@@ -149,7 +149,7 @@ async def test_what_is_no_request_is_refused_over_tls_and_the_connection_closed(
 
 async def test_old_versions_of_tls_are_refused(tls):
     context = client_context(tls.certificate)
-    with pytest.warns(DeprecationWarning):
+    with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         context.minimum_version = context.maximum_version = ssl.TLSVersion.TLSv1_1
     context.set_ciphers("DEFAULT:@SECLEVEL=0")
     with pytest.raises((ssl.SSLError, ConnectionError)):

@@ -180,7 +180,7 @@ def test_a_socket_of_systemd_that_nobody_named_is_refused(handed):
 
 
 def test_a_socket_that_systemd_should_give_and_does_not_is_named(opened):
-    with pytest.raises(UsageError, match="hands over no socket for systemd:http"):
+    with pytest.raises(UsageError, match="no socket came from systemd for systemd:http"):
         opened("systemd:http")
 
 
