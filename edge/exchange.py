@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from typing import Final, Protocol
+from typing import ClassVar, Final, Protocol
 
 from edge.answering import Answer, is_chunked, render_head, render_interim
 from edge.headers import Headers
@@ -69,6 +69,9 @@ class Exchange:
         connection: where it goes.
         request: what was asked.
     """
+
+    is_relayed: ClassVar = False
+    """Whether another worker of this edge has the client."""
 
     def __init__(self, connection: Channel, request: Request) -> None:
         self._connection = connection

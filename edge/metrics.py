@@ -67,6 +67,8 @@ class EdgeCollector(Collector):
             ("edge_timeouts", "Connections ended because the client was too slow.", counted.timeouts),
             ("edge_aborted_answers", "Answers that broke off.", counted.aborted_answers),
             ("edge_failures", "Requests that failed by a mistake of this program.", counted.failures),
+            ("edge_relayed", "Requests that one worker answered for another.", counted.relayed),
+            ("edge_relay_failures", "Requests answered without the worker they belong to.", counted.relay_failures),
             ("edge_log_lines_dropped", "Lines missing from the access log.", counted.log_lines_dropped),
         ):
             yield CounterMetricFamily(name, text, value)

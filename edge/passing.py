@@ -137,7 +137,7 @@ class Passing:
         for key in dict.fromkeys(keys):
             self._flights.outdate(key)
             async with self._with.storing.hold(key):
-                await self._with.variants.forget(key)
+                await self._with.variants.forget_everywhere(key)
 
     async def serve_head(self, request: Request, exchange: Exchange, order: FetchOrder) -> None:
         """Passes a HEAD request on.

@@ -235,7 +235,7 @@ class Connection(asyncio.Protocol):
 
     async def _answer(self, request: Request) -> None:
         """Answers one request that takes time; the outermost edge of its task."""
-        exchange = Exchange(self, request)
+        exchange = self._exchange(request)
         try:
             await self._shared.service.serve(request, exchange)
         except ClientGone:
@@ -259,6 +259,9 @@ class Connection(asyncio.Protocol):
         self._active_at = self._shared.clock.monotonic()
         if self._is_writable:
             self._go_on()
+
+    def _exchange(self, request: Request) -> Exchange:
+        return Exchange(self, request)
 
     def _log(self, exchange: Exchange) -> None:
         shared = self._shared

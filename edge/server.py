@@ -32,6 +32,7 @@ from edge.disk_cache import DiskCache
 from edge.listeners import Listeners, ListeningSocket, bound_address, open_listeners
 from edge.memory_cache import MemoryCache
 from edge.metrics import Gauges, render_metrics
+from edge.neighbours import Neighbours, OwnMemory, OwnVariants
 from edge.orders import Supplies
 from edge.protocol import Connection, Shared
 from edge.purger import Purger
@@ -89,6 +90,7 @@ class EdgeServer:
         self._service: EdgeService | None = None
         self._purger: Purger | None = None
         self._shared: Shared | None = None
+        self._neighbours: Neighbours | None = None
         self.addresses: tuple[Address, ...] = ()
         self.listening: tuple[str, ...] = ()
         """Every address where it accepts connections, Unix sockets too."""
@@ -124,6 +126,8 @@ class EdgeServer:
             self._build()
             await asyncio.to_thread(self._supplies_now.disk.open)
             self._purger_now.open()
+            if self._neighbours is not None and self._shared is not None:
+                await self._neighbours.start(self._shared, self._flights)
             await self._listen()
             await self._start_admin()
             self._start_tasks()
@@ -164,11 +168,15 @@ class EdgeServer:
         for connection in list(connections):
             connection.abort()
         await asyncio.sleep(0)
+        if self._neighbours is not None:
+            await self._neighbours.drain(deadline)
 
     async def _close_parts(self) -> None:
         if self._admin is not None:
             await self._admin.stop()
             self._admin = None
+        if self._neighbours is not None:
+            await self._neighbours.stop()
         if self._shared is not None:
             await self._shared.access_log.stop()
         if self._fetcher is not None and self._owns_fetcher:
@@ -233,7 +241,11 @@ class EdgeServer:
         config, statistics = self._config, self.statistics
         routes = Routes(config)
         cache = config.cache
-        memory = MemoryCache(cache.memory_bytes, cache.memory_object_bytes)
+        memory: MemoryCache
+        if self._share.is_whole:
+            memory = MemoryCache(cache.memory_bytes, cache.memory_object_bytes)
+        else:
+            memory = OwnMemory(cache.memory_bytes, cache.memory_object_bytes, self._share)
         disk = DiskCache(
             cache.directory,
             bytes_max=cache.disk_bytes,
@@ -256,9 +268,14 @@ class EdgeServer:
             revisions=RevisionWatch(),
             edge_name=config.name or own_name(self.addresses[0] if self.addresses else None),
             object_bytes_max=cache.object_bytes_max,
-            variants=StoredVariants(memory, disk, self._clock),
+            variants=StoredVariants(memory, disk, self._clock)
+            if self._share.is_whole
+            else OwnVariants(memory, disk, self._clock, self._share),
         )
-        service = self._service = EdgeService(self._supplies, routes, self._flights)
+        if not self._share.is_whole:
+            self._neighbours = Neighbours(self._share, cache.directory, self._supplies)
+        relay = self._neighbours.relay if self._neighbours is not None else None
+        service = self._service = EdgeService(self._supplies, routes, self._flights, self._share, relay)
         self._purger = Purger(
             self._supplies, self._flights, cache.directory, service.locate, lambda: self._config.upstreams
         )

@@ -32,9 +32,11 @@ from edge.memory_cache import MemoryEntry
 from edge.orders import FetchOrder, Supplies, UpstreamsFailedError
 from edge.passing import Passing
 from edge.purging import Verdict
+from edge.relaying import Relay
 from edge.request import READING, Request, RequestError, method_refused
 from edge.revisions import read_manifest
 from edge.routing import Destination, Routes
+from edge.shards import WHOLE, Share
 from edge.statistics import Result
 from edge.target import parse_target
 from edge.variants import LIST_STATUS, Variants, variant_key
@@ -106,9 +108,20 @@ class EdgeService:
         supplies: caches, fetcher and clock.
         routes: what is served from where.
         flights: fetches under way.
+        share: which responses are this worker's.
+        relay: has another worker answer what is its.
     """
 
-    def __init__(self, supplies: Supplies, routes: Routes, flights: Flights) -> None:
+    def __init__(
+        self,
+        supplies: Supplies,
+        routes: Routes,
+        flights: Flights,
+        share: Share = WHOLE,
+        relay: Relay | None = None,
+    ) -> None:
+        self._share = share
+        self._relay = relay
         self._with = supplies
         self._routes = routes
         self._flights = flights
@@ -156,6 +169,8 @@ class EdgeService:
             await self._refuse(exchange, error)
             return
         try:
+            if self._relay is not None and await self._relay.serve(request, exchange, destination):
+                return
             if request.method in READING:
                 await self._serve_content(request, exchange, destination)
             else:
@@ -297,7 +312,10 @@ class EdgeService:
             await Fetch(self._with, order, flight).run()
 
         resource = order.destination.key
-        return self._flights.start(order.flight_key or resource, run, is_shared=order.is_shared, resource=resource)
+        flight = self._flights.start(order.flight_key or resource, run, is_shared=order.is_shared, resource=resource)
+        if not self._share.owns(resource) and not order.destination.content.is_pinned:
+            flight.is_outdated = True  # its owner is down, and alone may keep it; but time must go forward for it, too
+        return flight
 
     async def _serve_outcome(
         self,

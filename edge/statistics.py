@@ -55,6 +55,10 @@ class Statistics:
         self.failures = 0
         """Requests that failed by a mistake of this program."""
         self.log_lines_dropped = 0
+        self.relayed = 0
+        """Requests answered by the worker that owns what they are for."""
+        self.relay_failures = 0
+        """Requests whose owner could not be asked, answered without it."""
         self.reloads_good = 0
         self.reloads_failed = 0
 

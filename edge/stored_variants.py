@@ -92,6 +92,10 @@ class StoredVariants:
         in_memory = sum(self._memory.forget(each) for each in self._all_of(key, self._in_memory(key)))
         return Purged(in_memory, await asyncio.to_thread(self._on_each_file, key, self._disk.forget))
 
+    async def forget_everywhere(self, key: str) -> None:
+        """Forgets what is stored for a URL, in other workers of this edge as well."""
+        await self.forget(key)
+
     async def outdate(self, key: str) -> Purged:
         """Lets an upstream confirm what is stored for a URL before it is used, all variants included."""
         in_memory = 0
