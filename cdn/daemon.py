@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import json
+import os
 import signal
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
 
 from cdn.errors import CdnError, TransportError, UnreachableError, UsageError
+from cdn.systemd import SystemdNotifier
+from cdn.telemetry import event
 from cdn.transport.loop import run
 
 if TYPE_CHECKING:
@@ -45,9 +49,27 @@ class Service(Protocol):
         """Lets what is under way finish, and stops."""
         ...
 
+    def is_healthy(self) -> bool:
+        """Whether it works; systemd's watchdog restarts it if not."""
+        ...
+
+
+@runtime_checkable
+class Upgradable(Protocol):
+    """A service whose place another process can take without a client noticing."""
+
+    successor: asyncio.Future[int]
+    """The process that has taken its place, once there is one; the service is then stopped."""
+
+    async def upgrade(self) -> None:
+        """Starts a successor and has it take over; if that fails, says why and goes on as before."""
+        ...
+
 
 def run_until_stopped(service: Callable[[], Service], on_ready: Callable[[str], None]) -> None:
-    """Runs a service until SIGTERM or SIGINT; SIGHUP reloads.
+    """Runs a service until SIGTERM or SIGINT; SIGHUP reloads, and SIGUSR2 upgrades one that can be.
+
+    Systemd is told when it serves, reloads and stops, and that it is alive.
 
     Args:
         service: makes it, inside the event loop.
@@ -60,28 +82,73 @@ def run_until_stopped(service: Callable[[], Service], on_ready: Callable[[str], 
 
 
 async def _serve(make: Callable[[], Service], on_ready: Callable[[str], None]) -> None:
-    loop = asyncio.get_running_loop()
-    stopped, hung_up = asyncio.Event(), asyncio.Event()
+    loop, notifier = asyncio.get_running_loop(), SystemdNotifier(os.environ, os.getpid())
+    stopped, hung_up, upgraded = asyncio.Event(), asyncio.Event(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     loop.add_signal_handler(signal.SIGHUP, hung_up.set)
     service = make()
-    for sentence in await service.start():
-        on_ready(sentence)
-    reloads = asyncio.create_task(_reload_on(hung_up, service))
+    sentences = list(await service.start())
+    tasks = [asyncio.create_task(_reload_on(hung_up, service, notifier))]
     try:
+        if isinstance(service, Upgradable):
+            loop.add_signal_handler(signal.SIGUSR2, upgraded.set)
+            tasks.append(asyncio.create_task(_upgrade_on(upgraded, service)))
+            service.successor.add_done_callback(lambda _: stopped.set())
+        for sentence in sentences:
+            on_ready(sentence)
+        tasks.append(asyncio.create_task(show_life(notifier, service.is_healthy)))
+        notifier.ready("; ".join(sentences))
         await stopped.wait()
     finally:
-        reloads.cancel()
-        await asyncio.gather(reloads, return_exceptions=True)
+        _tell_end(service, notifier)
+        await _end(tasks)
         await service.stop()
 
 
-async def _reload_on(hung_up: asyncio.Event, service: Service) -> None:
+async def _reload_on(hung_up: asyncio.Event, service: Service, notifier: SystemdNotifier) -> None:
     while True:
         await hung_up.wait()
         hung_up.clear()
-        await service.reload()
+        notifier.reloading(time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
+        try:
+            await service.reload()
+        except Exception as error:  # noqa: BLE001 -- a mistake in one reload must not silently end all later ones
+            event("daemon.reload.crashed", level="error", error=f"{type(error).__name__}: {error}")
+        notifier.ready()
+
+
+async def _upgrade_on(asked: asyncio.Event, service: Upgradable) -> None:
+    while True:
+        await asked.wait()
+        asked.clear()
+        try:
+            await service.upgrade()
+        except CdnError as error:
+            event("daemon.upgrade.refused", level="error", reason=str(error))
+        except Exception as error:  # noqa: BLE001 -- as with a reload
+            event("daemon.upgrade.crashed", level="error", error=f"{type(error).__name__}: {error}")
+
+
+async def show_life(notifier: SystemdNotifier, is_healthy: Callable[[], bool]) -> None:
+    """Tells systemd, if it looks, that the loop turns and the service works, twice in the time it allows."""
+    while notifier.watchdog_seconds:
+        if is_healthy():
+            notifier.alive()
+        await asyncio.sleep(notifier.watchdog_seconds / 2)
+
+
+def _tell_end(service: Service, notifier: SystemdNotifier) -> None:
+    if isinstance(service, Upgradable) and service.successor.done() and not service.successor.cancelled():
+        notifier.handed_over(service.successor.result())
+    else:
+        notifier.stopping()
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
 
 
 # ------------------------------------------------------------------------------------------------- the operator's side

@@ -54,6 +54,9 @@ class _EdgeService:
             self._server.statistics.reloads_failed += 1
             event("edge.reload.refused", level="error", reason=str(error))
 
+    def is_healthy(self) -> bool:
+        return self._server.is_healthy
+
     async def stop(self) -> None:
         event("edge.server.stopping")
         await self._server.stop()

@@ -97,6 +97,7 @@ class EdgeServer:
         self.places: tuple[str, ...] = ()
         """The same as a person says it."""
         self.admin_address: Address | None = None
+        self._crashed = False
 
     @property
     def address(self) -> Address:
@@ -112,6 +113,11 @@ class EdgeServer:
     def is_draining(self) -> bool:
         """Whether it is stopping."""
         return self._shared is None or self._shared.is_draining
+
+    @property
+    def is_healthy(self) -> bool:
+        """Whether everything that it needs to serve is at work."""
+        return not self._crashed
 
     # ------------------------------------------------------------------------------------------------ life
 
@@ -328,6 +334,7 @@ class EdgeServer:
             try:
                 await work()
             except Exception as error:  # noqa: BLE001 -- the outermost edge of a task that nobody awaits
+                self._crashed = True
                 event("edge.task.crashed", level="error", error=f"{type(error).__name__}: {error}")
 
         self._tasks.append(asyncio.create_task(watched()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import signal
 from collections.abc import Callable
@@ -10,7 +11,9 @@ from contextlib import suppress
 from typing import Final
 
 from cdn.clock import Clock, SystemClock
+from cdn.daemon import show_life
 from cdn.errors import CdnError
+from cdn.systemd import SystemdNotifier
 from cdn.telemetry import event
 from replica.config import ReplicaConfig, ReplicaHome
 from replica.metrics import Statistics
@@ -154,6 +157,7 @@ def run_until_stopped(daemon: Callable[[], ReplicaDaemon], listen: str | None, o
 async def _run(make: Callable[[], ReplicaDaemon], listen: str | None, on_ready: Callable[[str], None]) -> None:
     from replica.admin import serving
 
+    notifier = SystemdNotifier(os.environ, os.getpid())
     daemon = make()
     loop = asyncio.get_running_loop()
     work = asyncio.create_task(daemon.run())
@@ -162,7 +166,14 @@ async def _run(make: Callable[[], ReplicaDaemon], listen: str | None, on_ready: 
     loop.add_signal_handler(signal.SIGHUP, daemon.reload)
     async with serving(daemon, listen) as address:
         where = f"; metrics on http://{address}/metrics" if address else ""
-        on_ready(f"keeping {len(daemon.jobs) or 'no'} replica(s) current{where}")
-        with suppress(asyncio.CancelledError):
-            await work
+        sentence = f"keeping {len(daemon.jobs) or 'no'} replica(s) current{where}"
+        on_ready(sentence)
+        notifier.ready(sentence)
+        life = asyncio.create_task(show_life(notifier, lambda: not work.done()))
+        try:
+            with suppress(asyncio.CancelledError):
+                await work
+        finally:
+            notifier.stopping()
+            life.cancel()
     event("replica.daemon.stopped")

@@ -6,7 +6,8 @@ import asyncio
 import os
 import signal
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -19,6 +20,7 @@ from cdn.daemon import (
     send_command,
 )
 from cdn.errors import StorageError, TransportError, UnreachableError, UsageError
+from cdn.telemetry import install_sink
 
 
 class NotingService:
@@ -37,6 +39,9 @@ class NotingService:
 
     async def stop(self) -> None:
         self.noted.append("stop")
+
+    def is_healthy(self) -> bool:
+        return True
 
 
 class FailingService(NotingService):
@@ -62,6 +67,123 @@ def test_a_service_reloads_on_hangup_and_stops_when_terminated() -> None:
 def test_a_service_that_cannot_start_says_why() -> None:
     with pytest.raises(UsageError, match="taken"):
         run_until_stopped(FailingService, lambda _: None)
+
+
+def test_a_service_that_cannot_be_announced_is_stopped() -> None:
+    service = NotingService()
+
+    def refuse(_sentence: str) -> None:
+        raise BrokenPipeError("nobody listens")
+
+    with pytest.raises(BrokenPipeError):
+        run_until_stopped(lambda: service, refuse)
+    assert service.noted == ["start", "stop"]
+
+
+class StumblingService(NotingService):
+    """Crashes in its first reload."""
+
+    async def reload(self) -> None:
+        if "reload" in self.noted:
+            await super().reload()
+            return
+        self.noted.append("reload")
+        os.kill(os.getpid(), signal.SIGHUP)
+        raise KeyError("a mistake of ours")
+
+
+def test_a_reload_that_crashes_is_told_and_does_not_end_later_ones() -> None:
+    service, told = StumblingService(), []
+    install_sink(lambda level, name, fields: told.append((level, name, fields["error"])))
+    run_until_stopped(lambda: service, lambda _: os.kill(os.getpid(), signal.SIGHUP))
+    assert service.noted.count("reload") == 2
+    assert service.noted[-1] == "stop"
+    assert told == [("error", "daemon.reload.crashed", "KeyError: 'a mistake of ours'")]
+
+
+# ------------------------------------------------------------------------------------------------- systemd
+
+
+class Systemd:
+    """What systemd would hear, on a socket as it opens one."""
+
+    def __init__(self, address: str) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(address)
+        self._socket.setblocking(False)
+
+    def heard(self) -> list[dict[str, str]]:
+        messages = []
+        with suppress(BlockingIOError):
+            while True:
+                text = self._socket.recv(4096).decode()
+                messages.append(dict(line.split("=", 1) for line in text.split("\n")))
+        return messages
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.fixture(params=["path", "abstract"])
+def systemd(request, tmp_path, monkeypatch) -> Iterator[Systemd]:
+    address = str(tmp_path / "notify") if request.param == "path" else f"\0stratocast-test-{os.getpid()}"
+    listening = Systemd(address)
+    monkeypatch.setenv("NOTIFY_SOCKET", address.replace("\0", "@"))
+    monkeypatch.setenv("WATCHDOG_USEC", "3000000")
+    monkeypatch.setenv("WATCHDOG_PID", str(os.getpid()))
+    yield listening
+    listening.close()
+
+
+def test_systemd_is_told_of_start_life_reload_and_stop(systemd: Systemd) -> None:
+    run_until_stopped(NotingService, lambda said: said == "status there" and os.kill(os.getpid(), signal.SIGHUP))
+    ready, *others, stopping = systemd.heard()
+    assert ready == {"READY": "1", "STATUS": "serving here; status there"}
+    assert {"WATCHDOG": "1"} in others
+    reloading = next(each for each in others if "RELOADING" in each)
+    assert int(reloading["MONOTONIC_USEC"]) > 0
+    assert {"READY": "1"} in others
+    assert stopping == {"STOPPING": "1"}
+
+
+class SickService(NotingService):
+    """Serves, but not well."""
+
+    def is_healthy(self) -> bool:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return False
+
+
+def test_the_watchdog_is_not_fed_for_a_service_that_is_not_well(systemd: Systemd) -> None:
+    run_until_stopped(SickService, lambda _: None)
+    assert not any("WATCHDOG" in each for each in systemd.heard())
+
+
+class ReplacedService(NotingService):
+    """Has a successor after the second try."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.successor: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+    async def upgrade(self) -> None:
+        self.noted.append("upgrade")
+        if self.noted.count("upgrade") == 1:
+            os.kill(os.getpid(), signal.SIGUSR2)
+            raise UsageError("the successor did not start")
+        self.successor.set_result(4711)
+
+
+def test_a_service_with_a_successor_names_it_and_stops(systemd: Systemd) -> None:
+    service: list[ReplacedService] = []
+
+    def make() -> ReplacedService:
+        service.append(ReplacedService())
+        return service[0]
+
+    run_until_stopped(make, lambda said: said == "serving here" and os.kill(os.getpid(), signal.SIGUSR2))
+    assert service[0].noted == ["start", "upgrade", "upgrade", "stop"]
+    assert systemd.heard()[-1] == {"MAINPID": "4711", "READY": "1"}
 
 
 # ------------------------------------------------------------------------------------------------- the operator's side
