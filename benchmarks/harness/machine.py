@@ -22,6 +22,7 @@ def machine() -> dict[str, Any]:
         "cores": len(os.sched_getaffinity(0)),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIBIBYTE, 1),
         "kernel": f"{platform.system()} {platform.release()} {platform.machine()}",
+        "congestion_control": _said_in("/proc/sys/net/ipv4/tcp_congestion_control"),
         "python": f"{platform.python_implementation()} {platform.python_version()}",
     }
 
@@ -57,8 +58,23 @@ def said_by(command: Sequence[str], pattern: str = "") -> str:
     return next((line for line in lines if line and re.search(pattern, line)), "") if not done.returncode else ""
 
 
+def _said_in(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="ascii").strip()
+    except OSError:
+        return "unknown"
+
+
 def _processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or "unknown"
+
+
+def kernel_socket_bytes() -> int:
+    """What the kernel holds for TCP sockets, in their buffers."""
+    for line in Path("/proc/net/sockstat").read_text(encoding="ascii").splitlines():
+        if line.startswith("TCP:"):
+            return int(line.split()[-1]) * os.sysconf("SC_PAGE_SIZE")
+    return 0
