@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import ClassVar, Final, Protocol
 
 from edge.answering import Answer, is_chunked, render_head, render_interim
+from edge.disk_cache import DamagedFileError, OpenFile
 from edge.headers import Headers
+from edge.ranges import ByteRange, Segment
 from edge.request import Request, Version
 from edge.request_body import BodyDecoder
 
@@ -41,6 +43,21 @@ class Channel(Protocol):
 
         Raises:
             ClientGone: it went away.
+        """
+        ...
+
+    @property
+    def can_send_files(self) -> bool:
+        """Whether files can go to the client past the transport."""
+        ...
+
+    async def send_file(self, segments: Sequence[Segment], file: OpenFile) -> int:
+        """Sends parts of a file, and bytes between them; how many in all.
+
+        Raises:
+            ClientGone: it went away.
+            DamagedFileError: the file is damaged; the last bytes were not sent.
+            OSError: it cannot be read.
         """
         ...
 
@@ -136,6 +153,25 @@ class Exchange:
             raise
         if answer.size is not None and self.sent != answer.size:
             self.abort()
+
+    @property
+    def can_send_files(self) -> bool:
+        """Whether files can go to the client without being read."""
+        return self._connection.can_send_files
+
+    async def send_file(self, answer: Answer, file: OpenFile) -> None:
+        """Sends an answer whose body is in a file; if it does not come whole, the connection breaks."""
+        head = self._begin(answer)
+        if self._has_no_body(answer) or answer.size == 0:
+            await self._connection.write(head)
+            return
+        parts = answer.parts or (ByteRange(answer.start, file.facts.size if answer.stop is None else answer.stop),)
+        try:
+            self.sent = await self._connection.send_file((head, *parts), file) - len(head)
+        except (OSError, DamagedFileError):
+            self._connection.note_aborted()
+            self.abort()
+            raise
 
     async def _send_pieces(self, head: bytes, pieces: AsyncIterator[bytes], *, chunked: bool) -> None:
         write = self._connection.write

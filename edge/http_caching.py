@@ -149,6 +149,11 @@ def wants_only_cached(request: Headers) -> bool:
     return "only-if-cached" in cache_control(request)
 
 
+def lasts_for_ever(head: StoredHead, lifetime: Lifetime) -> bool:
+    """Whether a response may be given to any plain request, at any time."""
+    return lifetime.is_immutable and not head.selecting and not must_always_validate(head)
+
+
 def must_always_validate(stored: StoredHead) -> bool:
     """Whether every use needs the origin's word (RFC 9111 §5.2.2.4); a qualified `no-cache` is taken as unqualified."""
     return "no-cache" in response_directives(stored.headers)

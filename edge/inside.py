@@ -18,12 +18,14 @@ from typing import ClassVar, Final
 from cdn.errors import UsageError
 from edge.answering import Answer
 from edge.collapsing import Flights
+from edge.disk_cache import OpenFile
 from edge.exchange import Channel, Exchange
 from edge.headers import Headers
 from edge.orders import Supplies
-from edge.protocol import Connection, Service, Shared
+from edge.protocol import Connection
 from edge.relayed_head import CLIENT_FIELD, FORGET, KEY_FIELD, REPOSITORY_FIELD, RESULT_FIELD
 from edge.request import Request
+from edge.shared import Service, Shared
 
 SOCKET_PATH_BYTES_MAX: Final = 100
 
@@ -136,6 +138,13 @@ class InsideService:
         if ready is not None:
             self._with.statistics.memory_hit_bytes -= len(ready[1])
         return ready
+
+    def hit_file(self, request: Request, now: float) -> None:
+        """Files are sent the long way, which says what became of the request."""
+
+    def confirm(self, file: OpenFile) -> bool:
+        """Hashes a file again, and says whether it is right; called in a thread."""
+        return self._service.confirm(file)
 
     async def serve(self, request: Request, exchange: Exchange) -> None:
         """Answers any request of another worker."""

@@ -17,9 +17,9 @@ from edge.inside import InsideListener, InsideService, socket_path
 from edge.memory_cache import MemoryCache, MemoryEntry
 from edge.orders import Supplies
 from edge.owners import Owners
-from edge.protocol import Shared
 from edge.relaying import Relay
 from edge.shards import Share
+from edge.shared import Shared
 from edge.statistics import Statistics
 from edge.stored_variants import StoredVariants
 

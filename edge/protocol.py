@@ -11,19 +11,22 @@ import asyncio
 import socket
 import struct
 import time
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Final, Protocol, cast
+from functools import partial
+from typing import Final, cast
 
-from cdn.clock import Clock
 from cdn.telemetry import event
-from edge.access_log import Access, AccessLog
+from edge.access_log import Access
 from edge.answering import error_answer, render_head
-from edge.config import LimitSettings
+from edge.disk_cache import DamagedFileError, OpenFile
 from edge.exchange import JOIN_BYTES_MAX, ClientGone, Exchange
-from edge.request import Request, RequestError, RequestLimits, RequestReader
+from edge.file_sender import Ended, FileSender
+from edge.ranges import ByteRange, Segment
+from edge.request import Request, RequestError, RequestReader
 from edge.request_body import BodyDecoder
-from edge.statistics import Result, Statistics
+from edge.shared import Shared
+from edge.statistics import Result
 
 PIPELINED_BYTES_MAX: Final = 64 << 10
 """How much of further requests waits while one is being answered."""
@@ -32,34 +35,6 @@ _LINGER_OFF: Final = struct.pack("ii", 1, 0)
 _LINGER_SECONDS: Final = 2.0
 """How long a refused client may go on sending before the connection is torn down."""
 _NO_REQUEST: Final = Request("GET", "/", keeps_alive=False)
-
-
-class Service(Protocol):
-    """Answers requests; the rest of the edge, seen from a connection."""
-
-    def hit(self, request: Request, now: float) -> tuple[bytes, bytes] | None:
-        """Head and body for a plain request, if they are ready."""
-        ...
-
-    async def serve(self, request: Request, exchange: Exchange) -> None:
-        """Answers any request."""
-        ...
-
-
-@dataclass(slots=True)
-class Shared:
-    """What all connections of an edge have in common."""
-
-    service: Service
-    limits: LimitSettings
-    request_limits: RequestLimits
-    statistics: Statistics
-    access_log: AccessLog
-    clock: Clock
-    edge_name: str
-    memo: dict[bytes, Request] = field(default_factory=dict)
-    connections: set[Connection] = field(default_factory=set)
-    is_draining: bool = False
 
 
 class Connection(asyncio.Protocol):
@@ -84,6 +59,8 @@ class Connection(asyncio.Protocol):
         self._body_since: float | None = None
         self._arrived: asyncio.Future[None] | None = None
         self._unsent = 0
+        self._sender: FileSender | None = None
+        self._is_encrypted = False
         self.client = ""
 
     # ------------------------------------------------------------------------------------------------ from the loop
@@ -98,6 +75,7 @@ class Connection(asyncio.Protocol):
             return
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]) if isinstance(peer, tuple) else "unix"
+        self._is_encrypted = transport.get_extra_info("sslcontext") is not None
         stream.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         shared.connections.add(self)
         shared.statistics.connections_open += 1
@@ -108,6 +86,7 @@ class Connection(asyncio.Protocol):
             self._shared.connections.discard(self)
             self._shared.statistics.connections_open -= 1
         self._is_closing = True
+        self._stop_sending()
         self._wake_writer()
         self._wake_body_reader()
         if self._task is not None:
@@ -169,7 +148,7 @@ class Connection(asyncio.Protocol):
         now = self._shared.clock.now()
         ready = self._shared.service.hit(request, now)
         if ready is None:
-            return False
+            return self._send_file_at_once(request, now)
         head, body = ready
         assert self._transport is not None
         if len(body) <= JOIN_BYTES_MAX:
@@ -179,6 +158,55 @@ class Connection(asyncio.Protocol):
         if self._shared.access_log.is_enabled:
             self._shared.access_log.add(Access(self.client, request, 200, len(body), "hit", 0.0, now))
         return True
+
+    def _send_file_at_once(self, request: Request, now: float) -> bool:
+        """Begins to send a file that is open, while nothing else is to be sent."""
+        assert self._transport is not None
+        if self._is_encrypted or self._transport.get_write_buffer_size():
+            return False
+        ready = self._shared.service.hit_file(request, now)
+        if ready is None:
+            return False
+        head, file = ready
+        on_end = partial(self._file_sent, request, len(head), time.perf_counter())
+        sender = self._new_sender(file, (head, ByteRange(0, file.facts.size)), on_end)
+        file.close()
+        try:
+            is_sent = sender.start()
+        except (OSError, DamagedFileError) as error:
+            on_end(error)
+            return True
+        if is_sent:
+            on_end(None)
+        else:
+            self._is_writable = False
+        return True
+
+    def _file_sent(self, request: Request, head_size: int, began_at: float, error: Exception | None) -> None:
+        """Goes on after a file was sent, or broke off."""
+        shared, sent = self._shared, self._sender.sent - head_size if self._sender is not None else 0
+        self._sender = None
+        shared.statistics.statuses[200] += 1
+        shared.statistics.bytes_sent += max(0, sent)
+        if shared.access_log.is_enabled:
+            seconds = time.perf_counter() - began_at
+            shared.access_log.add(Access(self.client, request, 200, sent, "hit", seconds, shared.clock.now()))
+        if error is not None:
+            shared.statistics.aborted_answers += isinstance(error, DamagedFileError)
+            self.abort()
+        elif not self._is_writable:
+            self.resume_writing()
+
+    def _new_sender(self, file: OpenFile, segments: Sequence[Segment], on_end: Ended) -> FileSender:
+        assert self._transport is not None
+        stream = self._transport.get_extra_info("socket")
+        self._sender = FileSender(stream, file, segments, self._shared.service.confirm, on_end)
+        return self._sender
+
+    def _stop_sending(self) -> None:
+        if self._sender is not None:
+            self._sender.stop()
+            self._sender = None
 
     def _note_waiting(self) -> None:
         """Notes since when an unfinished head is on its way."""
@@ -306,6 +334,40 @@ class Connection(asyncio.Protocol):
             if self._is_closing:
                 raise ClientGone
 
+    @property
+    def can_send_files(self) -> bool:
+        """Whether files can go to the client past the transport."""
+        return not self._is_encrypted
+
+    async def send_file(self, segments: Sequence[Segment], file: OpenFile) -> int:
+        """Sends parts of a file, and bytes between them; how many in all.
+
+        Raises:
+            ClientGone: it went away.
+            DamagedFileError: the file is damaged; the last bytes were not sent.
+            OSError: it cannot be read.
+        """
+        await self._all_sent()
+        ended = asyncio.get_running_loop().create_future()
+        sender = self._new_sender(file, segments, partial(_tell, ended))
+        try:
+            if not sender.start():
+                await ended
+        except (ConnectionError, TimeoutError):
+            raise ClientGone from None
+        finally:
+            self._stop_sending()
+        return sender.sent
+
+    async def _all_sent(self) -> None:
+        """Waits until the transport has nothing more to send."""
+        if self._is_closing or self._transport is None:
+            raise ClientGone
+        if self._transport.get_write_buffer_size():
+            self._transport.set_write_buffer_limits(high=0)
+            await self.write(b"")
+            self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+
     def write_interim(self, data: bytes) -> None:
         """Sends a few bytes before the answer."""
         if not self._is_closing and self._transport is not None:
@@ -351,12 +413,14 @@ class Connection(asyncio.Protocol):
     def close(self) -> None:
         """Ends the connection once what was written is sent."""
         self._is_closing = True
+        self._stop_sending()
         if self._transport is not None:
             self._transport.close()
 
     def abort(self) -> None:
         """Ends the connection so that the client cannot take what it has for the whole."""
         self._is_closing = True
+        self._stop_sending()
         if self._transport is None:
             return
         sock = self._transport.get_extra_info("socket")
@@ -386,13 +450,25 @@ class Connection(asyncio.Protocol):
 
     @property
     def _has_unsent(self) -> bool:
-        return self._transport is not None and self._transport.get_write_buffer_size() > 0
+        return self._sender is not None or (self._transport is not None and self._transport.get_write_buffer_size() > 0)
 
     def _check_sending(self, now: float) -> None:
         """Ends the connection if nothing was taken for too long."""
         unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        if self._sender is not None:
+            unsent = -self._sender.sent
         if unsent != self._unsent:
             self._unsent, self._active_at = unsent, now
         elif now - self._active_at > self._shared.limits.send_timeout:
             self._shared.statistics.timeouts += 1
             self.abort()
+
+
+def _tell(ended: asyncio.Future[None], error: Exception | None) -> None:
+    """Wakes whoever waits for the end of a sending."""
+    if ended.done():
+        return
+    if error is None:
+        ended.set_result(None)
+    else:
+        ended.set_exception(error)

@@ -34,13 +34,14 @@ from edge.memory_cache import MemoryCache
 from edge.metrics import Gauges, render_metrics
 from edge.neighbours import Neighbours, OwnMemory, OwnVariants
 from edge.orders import Supplies
-from edge.protocol import Connection, Shared
+from edge.protocol import Connection
 from edge.purger import Purger
 from edge.request import RequestLimits
 from edge.revisions import RevisionWatch
 from edge.routing import Routes
 from edge.service import EdgeService
 from edge.shards import WHOLE, Share
+from edge.shared import Shared
 from edge.statistics import Statistics
 from edge.stored_variants import StoredVariants
 from edge.tls import Handshakes
@@ -158,6 +159,8 @@ class EdgeServer:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
         await self._flights.stop()
+        if self._service is not None:
+            self._service.close()
         await self._close_parts()
 
     async def _drain(self, seconds: float) -> None:
@@ -350,6 +353,8 @@ class EdgeServer:
             now = self._clock.monotonic()
             for connection in list(self._shared.connections):
                 connection.check(now)
+        if self._service is not None:
+            self._service.tidy()
 
     # ------------------------------------------------------------------------------------------------ scrubbing
 

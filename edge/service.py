@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 from cdn.errors import CdnError, DocumentError, HashMismatchError, TransportError
 from cdn.telemetry import event
-from cdn.transport.slots import HostSlots
 from edge.answering import Answer, CacheStatus, Representation, answer_from, error_answer
 from edge.body_pieces import arriving_pieces, file_pieces
 from edge.collapsing import Arriving, Complete, Flight, Flights, FlightStopped, Kept
@@ -18,33 +17,33 @@ from edge.content import Content, ContentKind
 from edge.disk_cache import OpenFile
 from edge.exchange import Exchange
 from edge.fetching import Fetch
+from edge.file_sender import is_in_memory
+from edge.finding import Finder, Found, Stored
 from edge.headers import Headers
 from edge.http_caching import (
     Decision,
     Lifetime,
     conditional_fields,
     decide,
+    lasts_for_ever,
     may_stand_in,
     selects,
     wants_validation,
 )
 from edge.memory_cache import MemoryEntry
+from edge.open_files import OpenFiles
 from edge.orders import FetchOrder, Supplies, UpstreamsFailedError
 from edge.passing import Passing
-from edge.purging import Verdict
 from edge.relaying import Relay
 from edge.request import READING, Request, RequestError, method_refused
-from edge.revisions import read_manifest
 from edge.routing import Destination, Routes
 from edge.shards import WHOLE, Share
 from edge.statistics import Result
 from edge.target import parse_target
-from edge.variants import LIST_STATUS, Variants, variant_key
 
 ROUNDS_MAX: Final = 3
 """How often a request begins anew after what it waited for came to nothing that it has seen."""
 DESTINATIONS_MAX: Final = 8192
-LOADS_MAX: Final = 32
 RETRY_SECONDS: Final = 5.0
 """How long a stale answer is given before failed upstreams are asked again."""
 _NOT_PASSED_ON: Final = (
@@ -59,46 +58,6 @@ _NOT_PASSED_ON: Final = (
     "Range",
     "Via",
 )
-
-
-class StoredFile:
-    """A stored response whose body stays on disk; the fields as in `MemoryEntry`."""
-
-    def __init__(self, file: OpenFile, content: Content, lifetime: Lifetime, *, is_outdated: bool) -> None:
-        self.file = file
-        self.is_outdated = is_outdated
-        self.head = file.facts.head
-        self.content = content
-        self.lifetime = lifetime
-
-    def representation(self) -> Representation:
-        """What answers are made from."""
-        return Representation(self.head, self.content, self.lifetime, self.file.facts.size)
-
-
-Stored = MemoryEntry | StoredFile
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What is stored for a request's URL.
-
-    Args:
-        stored: the response that fits the request, else another variant, else None.
-        flight_key: under which others fetch the same.
-    """
-
-    stored: Stored | None
-    flight_key: str
-
-    def fitting(self, request: Request) -> Stored | None:
-        """The response, if the request may get it."""
-        return self.stored if self.stored is not None and selects(self.stored.head, request.headers) else None
-
-    def close(self) -> None:
-        """Lets go of a file."""
-        if isinstance(self.stored, StoredFile):
-            self.stored.file.close()
 
 
 class EdgeService:
@@ -126,8 +85,9 @@ class EdgeService:
         self._routes = routes
         self._flights = flights
         self._destinations: dict[str, Destination] = {}
-        self._loading = HostSlots(LOADS_MAX, 1)
+        self._finder = Finder(supplies)
         self._passing = Passing(supplies, flights)
+        self._open_files = OpenFiles()
         self.is_draining = False
 
     def replace_routes(self, routes: Routes) -> None:
@@ -155,6 +115,28 @@ class EdgeService:
         statistics.memory_hits += 1
         statistics.memory_hit_bytes += len(entry.body)
         return entry.plain_head(request, now, self._with.edge_name), entry.body
+
+    def hit_file(self, request: Request, now: float) -> tuple[bytes, OpenFile] | None:
+        """Head and body for a plain request, if the body is in a file that is open; the caller closes it."""
+        self._open_files.let_go_before(self._with.purges.generation)
+        destination = self._destinations.get(request.target)
+        found = self._open_files.get(destination.key, now) if destination is not None else None
+        if found is None:
+            return None
+        self._with.statistics.requests[Result.HIT, found.source.content.kind.value] += 1
+        return found.plain_head(request, now, self._with.edge_name), found.file.keep()
+
+    def confirm(self, file: OpenFile) -> bool:
+        """Hashes a file again, and says whether it is right; called in a thread."""
+        return self._with.disk.confirm(file)
+
+    def tidy(self) -> None:
+        """Lets go of files that are no longer cached; to be called about once a second."""
+        self._open_files.tidy(self._with.clock.now())
+
+    def close(self) -> None:
+        """Lets go of all files."""
+        self._open_files.close()
 
     # ------------------------------------------------------------------------------------------------ the long way
 
@@ -207,7 +189,7 @@ class EdgeService:
 
     async def _serve_content(self, request: Request, exchange: Exchange, destination: Destination) -> None:
         for _ in range(ROUNDS_MAX):
-            found = await self._find(destination, request)
+            found = await self._finder.find(destination, request)
             try:
                 if await self._serve_once(request, exchange, destination, found):
                     return
@@ -349,7 +331,7 @@ class EdgeService:
         self, request: Request, exchange: Exchange, order: FetchOrder, kept: Kept, *, is_collapsed: bool
     ) -> bool:
         """Serves what was stored after an upstream confirmed it; False if it has vanished meanwhile."""
-        found = await self._find(order.destination, request)
+        found = await self._finder.find(order.destination, request)
         try:
             stored = found.fitting(request)
             if stored is None:
@@ -361,82 +343,19 @@ class EdgeService:
             found.close()
         return True
 
-    # ------------------------------------------------------------------------------------------------ what is stored
-
-    async def _find(self, destination: Destination, request: Request) -> Found:
-        """What is stored for a request; to be closed by the caller."""
-        key = destination.key
-        stored = self._with.memory.get(key) or self._fresh_negative(key) or await self._load(destination, key)
-        if not isinstance(stored, MemoryEntry) or stored.head.status != LIST_STATUS:
-            return Found(stored, key)
-        try:
-            variants = Variants.parse(stored.body)
-        except DocumentError:
-            return Found(None, key)
-        chosen = variant_key(key, variants.selected(request.headers))
-        stored = self._with.memory.get(chosen) or await self._load(destination, chosen)
-        return Found(stored, variant_key(key, variants.wanted(request.headers)))
-
-    async def _load(self, destination: Destination, key: str) -> Stored | None:
-        """What is stored on disk under a key; what is small goes to memory."""
-        content = destination.content
-        async with self._loading.hold(key):
-            entry = self._with.memory.get(key)  # what others waited for as well
-            if entry is not None:
-                return entry
-            file = await self._open(key, content)
-        if file is None:
-            return None
-        head = file.facts.head
-        verdict = self._with.purges.judge(key, head.answered_at, self._with.clock.now())
-        if verdict is Verdict.GONE:
-            file.close()
-            return None
-        is_outdated = verdict is Verdict.STALE or file.is_outdated
-        lifetime = self._with.lifetimes.of(content.kind, head.status)
-        if file.body is None:
-            return StoredFile(file, content, lifetime, is_outdated=is_outdated)
-        file.close()
-        if not self._is_acceptable(destination, file.body):
-            return None
-        entry = MemoryEntry(key, head, file.body, content, lifetime, self._with.clock.now())
-        if is_outdated:
-            entry.outdate()
-        self._with.memory.put(entry)
-        return entry
-
-    async def _open(self, key: str, content: Content) -> OpenFile | None:
-        """What is on disk under a key, and was not purged while the disk was busy."""
-        purges = self._with.purges
-        for _ in range(ROUNDS_MAX):
-            generation = purges.generation
-            file = await asyncio.to_thread(self._with.disk.load, key, content.digest, pinned=content.is_pinned)
-            if file is None or purges.generation == generation:
-                return file
-            file.close()
-        return None
-
-    def _fresh_negative(self, key: str) -> MemoryEntry | None:
-        entry = self._with.memory.negative(key)
-        return entry if entry is not None and self._with.clock.now() < entry.fresh_until else None
-
-    def _is_acceptable(self, destination: Destination, body: bytes) -> bool:
-        """Lets a manifest from an earlier run count as seen, so that time goes forward over restarts too."""
-        if destination.content.kind is not ContentKind.MANIFEST:
-            return True
-        try:
-            manifest = read_manifest(body, destination.content.repository, self._with.clock.now())
-        except DocumentError:
-            return False
-        self._with.revisions.note(destination.key, manifest)
-        return True
-
     async def _serve_stored(
         self, request: Request, exchange: Exchange, stored: Stored, status: CacheStatus, result: Result
     ) -> None:
         answer = self._answer(stored.representation(), request, status)
         if isinstance(stored, MemoryEntry):
             await self._send(exchange, stored.content, answer, stored.body, result)
+            return
+        if result is Result.HIT and not stored.is_outdated and lasts_for_ever(stored.head, stored.lifetime):
+            self._open_files.let_go_before(self._with.purges.generation)
+            self._open_files.put(stored.file.facts.key, stored.file, stored.representation(), self._with.clock.now())
+        if exchange.can_send_files and is_in_memory(stored.file, answer.start, answer.stop or stored.file.facts.size):
+            self._count(exchange, stored.content, result)
+            await exchange.send_file(answer, stored.file)
             return
         async with aclosing(file_pieces(stored.file, answer, self._with.disk)) as pieces:
             await self._stream(exchange, stored.content, answer, pieces, result)
