@@ -9,6 +9,7 @@ from typing import Literal
 from cdn.config import Duration, Size, load_config
 from edge.config_checks import NAME, check_positive, in_key, listen_address, url_target
 from edge.config_listen import ListenSettings
+from edge.config_manifests import ManifestSettings
 from edge.config_upstreams import FetchSettings, UpstreamSettings
 
 
@@ -82,17 +83,22 @@ class LifetimeSettings:
 
     Args:
         negative: how long "no such name" is believed at most.
+        stale_while_revalidate: how long a stale manifest or whitelist is still given at once, while an upstream is
+            asked for a new one; 0 for never. What an answer says itself counts before this.
         stale_if_error: how long a stale manifest or whitelist stands in while no upstream gives a new one.
         other_stale_if_error: the same for other content that can become stale. Objects never do.
     """
 
     negative: Duration = 5.0
+    stale_while_revalidate: Duration = 30.0
     stale_if_error: Duration = 259200.0
     other_stale_if_error: Duration = 3600.0
 
     def __post_init__(self) -> None:
         if self.negative > 60:
             raise ValueError("negative: longer than a minute hides new objects from clients")
+        if self.stale_while_revalidate > 600:
+            raise ValueError("stale_while_revalidate: longer than ten minutes hides new revisions from clients")
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +162,7 @@ class EdgeConfig:
         forward: serving as a proxy.
         cache: what is kept.
         lifetimes: for how long.
+        manifest: how manifests, whitelists and objects are kept in step.
         fetch: how upstreams are asked.
         limits: how much clients may cost.
         log: the access log.
@@ -168,6 +175,7 @@ class EdgeConfig:
     forward: ForwardSettings = field(default_factory=ForwardSettings)
     cache: CacheSettings = field(default_factory=CacheSettings)
     lifetimes: LifetimeSettings = field(default_factory=LifetimeSettings)
+    manifest: ManifestSettings = field(default_factory=ManifestSettings)
     fetch: FetchSettings = field(default_factory=FetchSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     log: LogSettings = field(default_factory=LogSettings)

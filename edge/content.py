@@ -124,15 +124,21 @@ class Lifetimes:
         negative_seconds_max: how long an upstream's word that there is no such name is believed.
         stale_if_error_seconds: how long a stale manifest or whitelist stands in for failing upstreams.
         other_stale_if_error_seconds: the same for all other content that can become stale.
+        stale_while_revalidate_seconds: how long a stale manifest or whitelist is given while a new one is asked for.
     """
 
     negative_seconds_max: float = 5.0
     stale_if_error_seconds: float = 259200.0
     other_stale_if_error_seconds: float = 3600.0
+    stale_while_revalidate_seconds: float = 0.0
     _by_kind: dict[ContentKind, Lifetime] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        signed = Lifetime(DOCUMENT_SECONDS, stale_if_error_seconds=self.stale_if_error_seconds)
+        signed = Lifetime(
+            DOCUMENT_SECONDS,
+            stale_if_error_seconds=self.stale_if_error_seconds,
+            stale_while_revalidate_seconds=self.stale_while_revalidate_seconds,
+        )
         document = Lifetime(DOCUMENT_SECONDS, stale_if_error_seconds=self.other_stale_if_error_seconds)
         by_kind = {
             ContentKind.OBJECT: Lifetime(OBJECT_SECONDS, is_immutable=True),

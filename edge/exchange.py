@@ -87,6 +87,8 @@ class Exchange:
         request: what was asked.
     """
 
+    is_counted: ClassVar = True
+    """Whether it is a client's, and not one that the edge makes of itself."""
     is_relayed: ClassVar = False
     """Whether another worker of this edge has the client."""
 

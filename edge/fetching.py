@@ -47,7 +47,7 @@ from edge.http_caching import (
 )
 from edge.memory_cache import MemoryEntry
 from edge.orders import FetchOrder, Supplies, UpstreamsFailedError
-from edge.revisions import MANIFEST_BYTES_MAX, Order, read_manifest
+from edge.repository_states import is_judged, judged_bytes_max
 from edge.routing import Source
 from edge.variants import variant_key
 
@@ -88,6 +88,7 @@ class Fetch:
         self._head: StoredHead | None = None
         self._is_stored = self._is_shareable = False
         self._publish_at = 0.0
+        self._is_judged = is_judged(self._content)
         self._timer: asyncio.TimerHandle | None = None
         self._new_hash()
 
@@ -226,8 +227,9 @@ class Fetch:
     async def _append(self, attempt: _Attempt, body: ArrivingBody, piece: bytes) -> None:
         if body.size is not None and body.arrived + len(piece) > body.size:
             raise MalformedAnswerError(attempt.source.url, f"more than its {body.size} bytes came")
-        if self._content.kind is ContentKind.MANIFEST and body.arrived + len(piece) > MANIFEST_BYTES_MAX:
-            raise MalformedAnswerError(attempt.source.url, f"a manifest has at most {MANIFEST_BYTES_MAX} bytes")
+        if self._is_judged and body.arrived + len(piece) > judged_bytes_max(self._content):
+            size_max = judged_bytes_max(self._content)
+            raise MalformedAnswerError(attempt.source.url, f"a {self._content.kind.value} has at most {size_max} bytes")
         self._hash(piece)
         if body.spool is None and self._is_stored and max(body.size or 0, body.arrived + len(piece)) > HOLD_BYTES:
             await self._begin_spool(body)
@@ -252,16 +254,16 @@ class Fetch:
             self._show(body)
 
     def _show(self, body: ArrivingBody) -> None:
-        """Lets clients see a body that is still arriving; manifests are judged whole."""
-        if self._head is not None and self._content.kind is not ContentKind.MANIFEST:
+        """Lets clients see a body that is still arriving; manifests and whitelists are judged whole."""
+        if self._head is not None and (not self._is_judged or body.is_complete):
             self._flight.publish(Arriving(self._head, self._content, body, self._is_stored, self._is_shareable))
 
     async def _finish(self, attempt: _Attempt, body: ArrivingBody) -> None:
         assert self._head is not None
         self._stop_timer()
         self._check_digest(attempt)
-        if self._content.kind is ContentKind.MANIFEST:
-            self._check_manifest(body.joined())
+        if self._is_judged and self._with.documents is not None:
+            await self._with.documents.judge(self._order, body.joined())
         body.finish()
         if self._is_kept and self._head.selecting:
             self._with.variants.note(self._order.destination.key, self._content, self._head.selecting)
@@ -278,20 +280,6 @@ class Fetch:
             digest = self._hasher.digest()
             if digest != self._content.digest:
                 raise HashMismatchError(attempt.source.url, digest.text)
-
-    def _check_manifest(self, data: bytes) -> None:
-        """Time only goes forward.
-
-        Raises:
-            DocumentError: this is no manifest of this repository.
-            RollbackError: it is older than one that was given out.
-        """
-        key, revisions = self._order.destination.key, self._with.revisions
-        manifest = read_manifest(data, self._content.repository, self._with.clock.now())
-        if revisions.compare(key, manifest) is Order.OLDER:
-            raise RollbackError(f"revision {manifest.revision} is older than {revisions.newest(key)}, which was seen")
-        if revisions.note(key, manifest):
-            self._with.memory.forget_negatives(self._content.repository)
 
     # ------------------------------------------------------------------------------------------------ other answers
 

@@ -9,14 +9,14 @@ from typing import Final
 from cdn.errors import DocumentError
 from cdn.transport.slots import HostSlots
 from edge.answering import Representation
-from edge.content import Content, ContentKind
+from edge.content import Content
 from edge.disk_cache import OpenFile
 from edge.http_caching import Lifetime, selects
 from edge.memory_cache import MemoryEntry
 from edge.orders import Supplies
 from edge.purging import Verdict
+from edge.repository_states import is_judged
 from edge.request import Request
-from edge.revisions import read_manifest
 from edge.routing import Destination
 from edge.variants import LIST_STATUS, Variants, variant_key
 
@@ -110,7 +110,8 @@ class Finder:
         if file.body is None:
             return StoredFile(file, content, lifetime, is_outdated=is_outdated)
         file.close()
-        if not self._is_acceptable(destination, file.body):
+        documents = self._with.documents
+        if documents is not None and is_judged(content) and not documents.loaded(destination, file.body):
             return None
         entry = MemoryEntry(key, head, file.body, content, lifetime, self._with.clock.now())
         if is_outdated:
@@ -132,14 +133,3 @@ class Finder:
     def _fresh_negative(self, key: str) -> MemoryEntry | None:
         entry = self._with.memory.negative(key)
         return entry if entry is not None and self._with.clock.now() < entry.fresh_until else None
-
-    def _is_acceptable(self, destination: Destination, body: bytes) -> bool:
-        """Lets a manifest from an earlier run count as seen, so that time goes forward over restarts too."""
-        if destination.content.kind is not ContentKind.MANIFEST:
-            return True
-        try:
-            manifest = read_manifest(body, destination.content.repository, self._with.clock.now())
-        except DocumentError:
-            return False
-        self._with.revisions.note(destination.key, manifest)
-        return True

@@ -49,12 +49,14 @@ class Lifetime:
         seconds_max: never longer than this.
         is_immutable: it cannot become stale, because its name proves its content.
         stale_if_error_seconds: how long after it became stale it may stand in for a failed upstream.
+        stale_while_revalidate_seconds: how long it may be used at once while an upstream is asked.
     """
 
     default_seconds: float | None = None
     seconds_max: float = float(SECONDS_MAX)
     is_immutable: bool = False
     stale_if_error_seconds: float = 0.0
+    stale_while_revalidate_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +256,13 @@ def allows_staleness(request: Headers, stored: StoredHead, lifetime: Lifetime, n
 
 
 def serves_while_validating(request: Headers, stored: StoredHead, lifetime: Lifetime, now: float) -> bool:
-    """Whether it is so little stale that the client need not wait: `stale-while-revalidate` (RFC 5861 §3)."""
+    """Whether it is so little stale that the client need not wait: `stale-while-revalidate` (RFC 5861 §3).
+
+    What an answer says itself counts before what is configured for its kind.
+    """
     allowed = delta_seconds(response_directives(stored.headers).get("stale-while-revalidate"))
+    if allowed is None:
+        allowed = lifetime.stale_while_revalidate_seconds or None
     if allowed is None or forbids_staleness(stored) or wants_validation(request):
         return False
     if not cache_control(request).keys().isdisjoint({"max-age", "min-fresh", "max-stale"}):

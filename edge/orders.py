@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Protocol
 
 from cdn.clock import Clock
 from cdn.errors import AllSourcesFailedError, SlowPeerError
@@ -16,6 +16,7 @@ from edge.headers import Headers
 from edge.http_caching import StoredHead
 from edge.memory_cache import MemoryCache
 from edge.purging import StandingRules
+from edge.repository_states import RepositoryStates
 from edge.revisions import RevisionWatch
 from edge.routing import Destination
 from edge.statistics import Statistics
@@ -90,6 +91,18 @@ class UpstreamsFailedError(AllSourcesFailedError):
         return bool(self.causes) and all(isinstance(cause, SlowPeerError) for cause in self.causes)
 
 
+class DocumentJudge(Protocol):
+    """Judges manifests and whitelists; see `edge.signed_documents`."""
+
+    async def judge(self, order: FetchOrder, data: bytes) -> None:
+        """Accepts what an upstream gave, or raises `DocumentError` or `RollbackError`."""
+        ...
+
+    def loaded(self, destination: Destination, data: bytes) -> bool:
+        """Takes what an earlier run stored; False if it is of no use."""
+        ...
+
+
 @dataclass(slots=True)
 class Supplies:
     """What fetches work with; `health` and `lifetimes` are replaced by a reload."""
@@ -106,4 +119,7 @@ class Supplies:
     object_bytes_max: int
     variants: StoredVariants
     purges: StandingRules = field(default_factory=StandingRules)
+    repositories: RepositoryStates = field(default_factory=RepositoryStates)
+    documents: DocumentJudge | None = None
+    """Judges manifests and whitelists."""
     storing: HostSlots = field(default_factory=lambda: HostSlots(STORES_MAX, 1))

@@ -34,6 +34,7 @@ from edge.memory_cache import MemoryCache
 from edge.metrics import Gauges, render_metrics
 from edge.neighbours import Neighbours, OwnMemory, OwnVariants
 from edge.orders import Supplies
+from edge.own_requests import OwnRequests
 from edge.protocol import Connection
 from edge.purger import Purger
 from edge.request import RequestLimits
@@ -42,6 +43,7 @@ from edge.routing import Routes
 from edge.service import EdgeService
 from edge.shards import WHOLE, Share
 from edge.shared import Shared
+from edge.signed_documents import SignedDocuments
 from edge.statistics import Statistics
 from edge.stored_variants import StoredVariants
 from edge.tls import Handshakes
@@ -50,6 +52,7 @@ from edge.upstreams import UpstreamHealth
 CHECK_SECONDS: Final = 1.0
 SCRUB_PAUSE_SECONDS: Final = 60.0
 """Between one pass over the cache and the next."""
+REMIND_SECONDS: Final = 600.0
 _DRAIN_STEP_SECONDS: Final = 0.05
 
 Address = tuple[str, int]
@@ -90,6 +93,8 @@ class EdgeServer:
         self._supplies: Supplies | None = None
         self._service: EdgeService | None = None
         self._purger: Purger | None = None
+        self._own: OwnRequests | None = None
+        self._documents: SignedDocuments | None = None
         self._shared: Shared | None = None
         self._neighbours: Neighbours | None = None
         self.addresses: tuple[Address, ...] = ()
@@ -158,6 +163,8 @@ class EdgeServer:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        if self._own is not None:
+            await self._own.stop()
         await self._flights.stop()
         if self._service is not None:
             self._service.close()
@@ -209,6 +216,8 @@ class EdgeServer:
             self._service.replace_routes(routes)
             supplies.health = supplies.health.replaced(routes.servers, config.fetch.retry_after)
             supplies.lifetimes = _lifetimes(config.lifetimes)
+            if self._documents is not None:
+                self._documents.settings = config.manifest
         if _fixed_at_start(config) != _fixed_at_start(self._config):
             event(
                 "edge.reload.partial",
@@ -285,6 +294,8 @@ class EdgeServer:
             self._neighbours = Neighbours(self._share, cache.directory, self._supplies)
         relay = self._neighbours.relay if self._neighbours is not None else None
         service = self._service = EdgeService(self._supplies, routes, self._flights, self._share, relay)
+        self._own = OwnRequests(service.serve)
+        self._supplies.documents = self._documents = SignedDocuments(self._supplies, self._own, config.manifest)
         self._purger = Purger(
             self._supplies, self._flights, cache.directory, service.locate, lambda: self._config.upstreams
         )
@@ -328,6 +339,7 @@ class EdgeServer:
         self._shared.access_log.start()
         self._look_after(self._check_on)
         self._look_after(self._purger_now.work)
+        self._look_after(self._remind_on)
         self._look_after(lambda: asyncio.to_thread(self._supplies_now.disk.count))
         if self._config.cache.scrub_bytes_per_second:
             self._look_after(self._scrub_on)
@@ -346,6 +358,12 @@ class EdgeServer:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             self.check_connections()
+
+    async def _remind_on(self) -> None:
+        """Warns of whitelists that expire soon, also of repositories nobody asks for just now."""
+        while self._documents is not None:
+            await asyncio.sleep(REMIND_SECONDS)
+            self._documents.remind()
 
     def check_connections(self) -> None:
         """Ends connections whose clients are too slow; done by itself about once a second."""
@@ -453,7 +471,12 @@ def _http_settings(fetch: FetchSettings) -> HttpSettings:
 
 
 def _lifetimes(settings: LifetimeSettings) -> Lifetimes:
-    return Lifetimes(settings.negative, settings.stale_if_error, settings.other_stale_if_error)
+    return Lifetimes(
+        settings.negative,
+        settings.stale_if_error,
+        settings.other_stale_if_error,
+        settings.stale_while_revalidate,
+    )
 
 
 def _fixed_at_start(config: EdgeConfig) -> tuple[object, ...]:

@@ -12,7 +12,7 @@ from cdn.errors import CdnError, DocumentError, HashMismatchError, TransportErro
 from cdn.telemetry import event
 from edge.answering import Answer, CacheStatus, Representation, answer_from, error_answer
 from edge.body_pieces import arriving_pieces, file_pieces
-from edge.collapsing import Arriving, Complete, Flight, Flights, FlightStopped, Kept
+from edge.collapsing import Arriving, Complete, Flight, Flights, FlightStopped, Kept, Outcome
 from edge.content import Content, ContentKind
 from edge.disk_cache import OpenFile
 from edge.exchange import Exchange
@@ -219,7 +219,7 @@ class EdgeService:
         order = self._order(request, exchange, destination, found, is_validated=decision is not Decision.FETCH)
         if decision is Decision.SERVE_AND_VALIDATE and stored is not None:
             if order.is_shared and self._flights.find(order.flight_key) is None:
-                self._start(order)
+                self._renew_behind(order, stored, now)
             await self._serve_stale(request, exchange, stored, detail="stale-while-revalidate")
             return True
         try:
@@ -298,6 +298,16 @@ class EdgeService:
         if not self._share.owns(resource) and not order.destination.content.is_pinned:
             flight.is_outdated = True  # its owner is down, and alone may keep it; but time must go forward for it, too
         return flight
+
+    def _renew_behind(self, order: FetchOrder, stored: Stored, now: float) -> None:
+        """Asks for something new while what is stored is given; after a failure not again at once."""
+        flight = self._start(order)
+
+        def note(outcome: asyncio.Future[Outcome]) -> None:
+            if isinstance(stored, MemoryEntry) and not outcome.cancelled() and outcome.exception() is not None:
+                stored.retry_at = now + RETRY_SECONDS
+
+        flight.outcome.add_done_callback(note)
 
     async def _serve_outcome(
         self,
@@ -388,7 +398,8 @@ class EdgeService:
 
     def _count(self, exchange: Exchange, content: Content, result: Result) -> None:
         exchange.result = result.value
-        self._with.statistics.requests[result, content.kind.value] += 1
+        if exchange.is_counted:
+            self._with.statistics.requests[result, content.kind.value] += 1
 
     async def _refuse(self, exchange: Exchange, error: RequestError) -> None:
         if error.status in {400, 405, 501}:

@@ -43,6 +43,8 @@ class Statistics:
         self.older_manifests = 0
         self.storage_failures = 0
         self.evictions = 0
+        self.prefetches = 0
+        self.manifests_held_back = 0
         self.purges = 0
         self.purged_files = 0
         self.connections = 0

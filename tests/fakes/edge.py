@@ -14,7 +14,8 @@ from cdn.clock import Clock, ManualClock
 from cdn.hashing import Algorithm, digest_of
 from cdn.manifest import Manifest
 from cdn.objects import Kind, ObjectName
-from edge.config import AdminSettings, CacheSettings, EdgeConfig, ListenSettings
+from edge.config import AdminSettings, CacheSettings, EdgeConfig, LifetimeSettings, ListenSettings
+from edge.config_manifests import ManifestSettings
 from edge.config_upstreams import UpstreamSettings
 from edge.server import EdgeServer
 from tests.fakes.origin import Origin, Reply
@@ -48,6 +49,8 @@ def edge_config(directory: Path, *urls: str, **changes: Any) -> EdgeConfig:
         name="edge.test",
         listen=ListenSettings(("127.0.0.1:0",)),
         admin=AdminSettings("127.0.0.1:0"),
+        lifetimes=LifetimeSettings(stale_while_revalidate=0),
+        manifest=ManifestSettings(prefetch=False),  # most manifests here name objects that no origin has
         cache=CacheSettings(directory, disk_bytes=64 << 20, memory_bytes=16 << 20, scrub_bytes_per_second=0),
     )
     return replace(config, **changes)

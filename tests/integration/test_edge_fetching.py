@@ -8,8 +8,9 @@ import pytest
 
 from edge.config import CacheSettings, ForwardSettings
 from edge.config_upstreams import FetchSettings
-from tests.fakes.edge import BASE, Client, edge_world, manifest_bytes, object_of, until
+from tests.fakes.edge import BASE, REPOSITORY, Client, edge_world, manifest_bytes, object_of, until
 from tests.fakes.origin import Reply
+from tests.fakes.signer import Signer
 
 MANIFEST = f"{BASE}/.cvmfspublished"
 LARGE = os.urandom(3_000_000)
@@ -417,7 +418,7 @@ async def test_no_cache_while_the_upstreams_are_dead_is_answered_from_the_verifi
 
 async def test_manifest_and_whitelist_outlive_their_upstreams_for_a_bounded_time(world):
     whitelist = f"{BASE}/.cvmfswhitelist"
-    world.origin.replies = {MANIFEST: Reply(manifest_bytes(1)), whitelist: Reply(b"20301231235959\n")}
+    world.origin.replies = {MANIFEST: Reply(manifest_bytes(1)), whitelist: Reply(Signer(REPOSITORY).whitelist())}
     for target in (MANIFEST, whitelist):
         await world.get(target)
     world.origin.is_dead = True

@@ -44,6 +44,8 @@ def test_only_upstreams_are_needed():
         (GOOD + '[listen]\naddresses = ["localhost:80"]\n', "localhost"),
         (GOOD + '[cache]\nmemory_bytes = "1MiB"\nmemory_object_bytes = "2MiB"\n', "larger than memory_bytes"),
         (GOOD + '[lifetimes]\nnegative = "2m"\n', "hides new objects"),
+        (GOOD + '[lifetimes]\nstale_while_revalidate = "11m"\n', "hides new revisions"),
+        (GOOD + '[manifest]\nprefetch_timeout = "31s"\n', "keeps clients from"),
         (GOOD + "[limits]\ntarget_bytes_max = 20000\n", "larger than head_bytes_max"),
         (GOOD + "[limits]\nconnections_max = 0\n", "greater than zero"),
         (GOOD + '[forward]\nallow = ["example.org"]\n', "is no base URL"),
