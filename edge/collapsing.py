@@ -18,7 +18,7 @@ from edge.arriving_body import ArrivingBody, NobodyWaits
 from edge.content import Content
 from edge.headers import Headers
 from edge.http_caching import StoredHead
-from edge.memory_cache import MemoryEntry
+from edge.memory_entry import MemoryEntry
 
 INTERIM_MAX: Final = 16
 """How many interim answers of one fetch are passed on."""

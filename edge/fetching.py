@@ -45,7 +45,7 @@ from edge.http_caching import (
     refreshed,
     selecting_fields,
 )
-from edge.memory_cache import MemoryEntry
+from edge.memory_entry import MemoryEntry
 from edge.orders import FetchOrder, Supplies, UpstreamsFailedError
 from edge.repository_states import is_judged, judged_bytes_max
 from edge.routing import Source

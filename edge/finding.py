@@ -12,7 +12,7 @@ from edge.answering import Representation
 from edge.content import Content
 from edge.disk_cache import OpenFile
 from edge.http_caching import Lifetime, selects
-from edge.memory_cache import MemoryEntry
+from edge.memory_entry import MemoryEntry
 from edge.orders import Supplies
 from edge.purging import Verdict
 from edge.repository_states import is_judged

@@ -14,7 +14,8 @@ from edge.collapsing import Flights
 from edge.config import LogSettings
 from edge.disk_cache import DiskCache
 from edge.inside import InsideListener, InsideService, socket_path
-from edge.memory_cache import MemoryCache, MemoryEntry
+from edge.memory_cache import MemoryCache
+from edge.memory_entry import MemoryEntry
 from edge.orders import Supplies
 from edge.owners import Owners
 from edge.relaying import Relay

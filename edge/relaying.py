@@ -19,7 +19,7 @@ from edge.content import ContentKind
 from edge.exchange import Exchange
 from edge.http_caching import Decision, decide
 from edge.inside import socket_path
-from edge.memory_cache import MemoryEntry
+from edge.memory_entry import MemoryEntry
 from edge.orders import Supplies, UpstreamsFailedError
 from edge.owners import OwnerConnection, Owners
 from edge.relayed_head import (

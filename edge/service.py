@@ -30,7 +30,7 @@ from edge.http_caching import (
     selects,
     wants_validation,
 )
-from edge.memory_cache import MemoryEntry
+from edge.memory_entry import MemoryEntry
 from edge.open_files import OpenFiles
 from edge.orders import FetchOrder, Supplies, UpstreamsFailedError
 from edge.passing import Passing

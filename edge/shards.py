@@ -22,6 +22,11 @@ def file_name(key: str, *, pinned: bool = False) -> str:
     return shard + name[2:48] + (PINNED if pinned else "")
 
 
+def code_of(name: str) -> int:
+    """A number that stands for a file, pinned or not."""
+    return int(name[2:17], 16)
+
+
 def shard_of(name: str) -> int:
     """The shard that a file lies in."""
     return int(name[:2], 16)

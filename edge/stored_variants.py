@@ -12,7 +12,8 @@ from cdn.errors import DocumentError
 from edge.content import Content, digest_of_key
 from edge.disk_cache import DiskCache
 from edge.http_caching import Lifetime, Selecting
-from edge.memory_cache import MemoryCache, MemoryEntry
+from edge.memory_cache import MemoryCache
+from edge.memory_entry import MemoryEntry
 from edge.variants import LIST_STATUS, Variants, list_head, variant_key
 
 
