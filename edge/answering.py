@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Final
@@ -228,7 +229,14 @@ def kept_fields(content: Content, headers: Headers) -> Headers:
 
 
 def error_answer(
-    status: int, reason: str, edge_name: str, now: float, *, detail: str = "", proxy_error: str = ""
+    status: int,
+    reason: str,
+    edge_name: str,
+    now: float,
+    *,
+    detail: str = "",
+    proxy_error: str = "",
+    retry_seconds: float | None = None,
 ) -> tuple[Answer, bytes]:
     """An answer that this edge gives on its own account, and its body.
 
@@ -239,12 +247,15 @@ def error_answer(
         now: seconds since the epoch.
         detail: a token for `Cache-Status`.
         proxy_error: the error of `Proxy-Status` (RFC 9209), for problems with upstreams.
+        retry_seconds: when it is worth asking again.
     """
     body = f"{status} {phrase(status)}: {reason}\n".encode("utf-8", "replace")
     pairs = [("Date", http_date(now)), ("Content-Type", "text/plain; charset=utf-8"), ("Cache-Control", "no-store")]
     pairs.append(("Cache-Status", CacheStatus(detail=detail).text(cache_token(edge_name), None)))
     if proxy_error:
         pairs.append(("Proxy-Status", f"{cache_token(edge_name)}; error={proxy_error}"))
+    if retry_seconds is not None:
+        pairs.append(("Retry-After", str(math.ceil(retry_seconds))))
     if status == 405:
         pairs.append(("Allow", "GET, HEAD"))
     return Answer(status, Headers(tuple(pairs)), 0, len(body)), body

@@ -8,6 +8,7 @@ from typing import Literal
 
 from cdn.config import Duration, Size, load_config
 from edge.config_checks import NAME, check_positive, in_key, listen_address, url_target
+from edge.config_limits import LimitSettings
 from edge.config_listen import ListenSettings
 from edge.config_manifests import ManifestSettings
 from edge.config_upstreams import FetchSettings, UpstreamSettings
@@ -99,41 +100,6 @@ class LifetimeSettings:
             raise ValueError("negative: longer than a minute hides new objects from clients")
         if self.stale_while_revalidate > 600:
             raise ValueError("stale_while_revalidate: longer than ten minutes hides new revisions from clients")
-
-
-@dataclass(frozen=True, slots=True)
-class LimitSettings:
-    """How much clients may cost.
-
-    Args:
-        connections_max: connections open at once.
-        head_bytes_max: size of a request's head.
-        fields_max: number of its header fields.
-        target_bytes_max: length of its target.
-        head_timeout: for a whole head to arrive, from its first byte.
-        handshake_timeout: for a TLS handshake.
-        body_timeout: how long a client may send nothing of a request's body.
-        idle_timeout: how long a connection may be unused.
-        send_timeout: how long a client may take nothing of an answer.
-        drain_timeout: how long answers may go on after SIGTERM.
-    """
-
-    connections_max: int = 10_000
-    head_bytes_max: Size = 16384
-    fields_max: int = 100
-    target_bytes_max: Size = 8000
-    head_timeout: Duration = 10.0
-    handshake_timeout: Duration = 10.0
-    body_timeout: Duration = 30.0
-    idle_timeout: Duration = 75.0
-    send_timeout: Duration = 60.0
-    drain_timeout: Duration = 30.0
-
-    def __post_init__(self) -> None:
-        check_positive(self, "connections_max", "head_bytes_max", "fields_max", "target_bytes_max")
-        check_positive(self, "head_timeout", "handshake_timeout", "body_timeout", "idle_timeout", "send_timeout")
-        if self.target_bytes_max > self.head_bytes_max:
-            raise ValueError("target_bytes_max: is larger than head_bytes_max")
 
 
 @dataclass(frozen=True, slots=True)

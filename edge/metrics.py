@@ -64,6 +64,12 @@ class EdgeCollector(Collector):
             ("edge_connections", "Connections accepted.", counted.connections),
             ("edge_connections_refused", "Connections over the limit.", counted.connections_refused),
             ("edge_handshakes_failed", "TLS handshakes that did not succeed.", counted.handshakes_failed),
+            (
+                "edge_requests_limited",
+                "Requests refused as too many of an address.",
+                counted.requests_limited,
+            ),
+            ("edge_slow_readers_cut", "Clients cut off because too much waited for them.", counted.slow_readers_cut),
             ("edge_timeouts", "Connections ended because the client was too slow.", counted.timeouts),
             ("edge_aborted_answers", "Answers that broke off.", counted.aborted_answers),
             ("edge_failures", "Requests that failed by a mistake of this program.", counted.failures),

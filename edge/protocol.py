@@ -8,21 +8,18 @@ takes its answers too slowly, nothing more is read from it.
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 import time
-from collections.abc import Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Final, cast
 
 from cdn.telemetry import event
 from edge.access_log import Access
 from edge.answering import error_answer, render_head
-from edge.disk_cache import DamagedFileError, OpenFile
+from edge.client_limits import Client
+from edge.client_stream import WRITE_HIGH_WATER, ClientStream
+from edge.disk_cache import DamagedFileError
 from edge.exchange import JOIN_BYTES_MAX, ClientGone, Exchange
-from edge.file_sender import Ended, FileSender
-from edge.ranges import ByteRange, Segment
+from edge.ranges import ByteRange
 from edge.request import Request, RequestError, RequestReader
 from edge.request_body import BodyDecoder
 from edge.shared import Shared
@@ -30,14 +27,12 @@ from edge.statistics import Result
 
 PIPELINED_BYTES_MAX: Final = 64 << 10
 """How much of further requests waits while one is being answered."""
-WRITE_HIGH_WATER: Final = 64 << 10
-_LINGER_OFF: Final = struct.pack("ii", 1, 0)
 _LINGER_SECONDS: Final = 2.0
 """How long a refused client may go on sending before the connection is torn down."""
 _NO_REQUEST: Final = Request("GET", "/", keeps_alive=False)
 
 
-class Connection(asyncio.Protocol):
+class Connection(ClientStream):
     """The protocol of one connection.
 
     Args:
@@ -45,22 +40,18 @@ class Connection(asyncio.Protocol):
     """
 
     def __init__(self, shared: Shared) -> None:
-        self._shared = shared
+        super().__init__(shared)
         self._reader = RequestReader(shared.request_limits, shared.memo)
-        self._transport: asyncio.Transport | None = None
         self._task: asyncio.Task[None] | None = None
-        self._is_writable = True
-        self._drained: asyncio.Future[None] | None = None
         self._is_reading = True
-        self._is_closing = False
         self._is_ending = False
         self._active_at = 0.0
         self._head_since: float | None = None
         self._body_since: float | None = None
         self._arrived: asyncio.Future[None] | None = None
         self._unsent = 0
-        self._sender: FileSender | None = None
-        self._is_encrypted = False
+        self._client: Client | None = None
+        self._bucket: Client | None = None
         self.client = ""
 
     # ------------------------------------------------------------------------------------------------ from the loop
@@ -69,22 +60,35 @@ class Connection(asyncio.Protocol):
         stream = cast("asyncio.Transport", transport)  # uvloop's is one in all but its base class
         shared, self._transport = self._shared, stream
         shared.statistics.connections += 1
-        if len(shared.connections) >= shared.limits.connections_max:
+        peer = transport.get_extra_info("peername")
+        self.client = str(peer[0]) if isinstance(peer, tuple) else "unix"
+        if len(shared.connections) >= shared.limits.connections_max or not self._is_admitted():
             shared.statistics.connections_refused += 1
             stream.abort()
             return
-        peer = transport.get_extra_info("peername")
-        self.client = str(peer[0]) if isinstance(peer, tuple) else "unix"
         self._is_encrypted = transport.get_extra_info("sslcontext") is not None
         stream.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         shared.connections.add(self)
         shared.statistics.connections_open += 1
         self._active_at = shared.clock.monotonic()
 
+    def _is_admitted(self) -> bool:
+        """Whether the client's address may have one more connection."""
+        clients = self._shared.clients
+        if not clients.is_limited(self.client):
+            return True
+        self._client = clients.admit(self.client, self._shared.clock.monotonic())
+        self._bucket = self._client if clients.is_counting_requests else None
+        return self._client is not None
+
     def connection_lost(self, exc: Exception | None) -> None:
         if self in self._shared.connections:
             self._shared.connections.discard(self)
             self._shared.statistics.connections_open -= 1
+        if self._client is not None:
+            self._shared.clients.leave(self._client, self._shared.clock.monotonic())
+            self._client = None
+        self._shared.slow_readers.forget(self)
         self._is_closing = True
         self._stop_sending()
         self._wake_writer()
@@ -111,12 +115,7 @@ class Connection(asyncio.Protocol):
         self._wake_body_reader()
         return True
 
-    def pause_writing(self) -> None:
-        self._is_writable = False
-
-    def resume_writing(self) -> None:
-        self._is_writable = True
-        self._wake_writer()
+    def _has_room(self) -> None:
         if self._task is None:
             self._go_on()
 
@@ -131,16 +130,42 @@ class Connection(asyncio.Protocol):
             self._is_reading = False
 
     def _answer_from(self, request: Request | None) -> None:
-        """Answers what has arrived, as far as that can be done at once."""
+        """Answers what has arrived, as far as that can be done at once and leaves others their turn."""
+        count = 0
         while request is not None:
+            if self._bucket is not None:
+                self._count_request(self._bucket)
             if not self._answer_at_once(request):
                 self._task = asyncio.get_running_loop().create_task(self._answer(request))
                 self._head_since = None
                 return
             if not self._is_writable or self._is_closing:
                 break
-            request = self._reader.next() if self._reader.buffered else None
+            if not self._reader.buffered:
+                break
+            count += 1
+            if count >= self._shared.limits.pipelined_max:
+                self._is_writable = False
+                asyncio.get_running_loop().call_soon(self._take_turn)
+                break
+            request = self._reader.next()
         self._note_waiting()
+
+    def _take_turn(self) -> None:
+        """Goes on with what one client asked for all at once, unless it does not take the answers."""
+        if self._transport is not None and not self._is_closing and not self._is_paused:
+            self.resume_writing()
+
+    def _count_request(self, client: Client) -> None:
+        """Counts a request against its address.
+
+        Raises:
+            RequestError: there were too many.
+        """
+        seconds = self._shared.clients.wait_seconds(client, self._shared.clock.monotonic())
+        if seconds:
+            self._shared.statistics.requests_limited += 1
+            raise RequestError(429, "its address makes too many requests", retry_seconds=seconds)
 
     def _answer_at_once(self, request: Request) -> bool:
         if not request.is_plain or self._shared.is_draining:
@@ -197,17 +222,6 @@ class Connection(asyncio.Protocol):
         elif not self._is_writable:
             self.resume_writing()
 
-    def _new_sender(self, file: OpenFile, segments: Sequence[Segment], on_end: Ended) -> FileSender:
-        assert self._transport is not None
-        stream = self._transport.get_extra_info("socket")
-        self._sender = FileSender(stream, file, segments, self._shared.service.confirm, on_end)
-        return self._sender
-
-    def _stop_sending(self) -> None:
-        if self._sender is not None:
-            self._sender.stop()
-            self._sender = None
-
     def _note_waiting(self) -> None:
         """Notes since when an unfinished head is on its way."""
         now = self._shared.clock.monotonic()
@@ -238,7 +252,13 @@ class Connection(asyncio.Protocol):
         """Answers what is no request, and closes."""
         self._shared.statistics.requests[Result.REFUSED, "other"] += 1
         self._shared.statistics.statuses[error.status] += 1
-        answer, body = error_answer(error.status, error.reason, self._shared.edge_name, self._shared.clock.now())
+        answer, body = error_answer(
+            error.status,
+            error.reason,
+            self._shared.edge_name,
+            self._shared.clock.now(),
+            retry_seconds=error.retry_seconds,
+        )
         if self._transport is not None:
             self._transport.write(render_head(answer, _NO_REQUEST, keeps_alive=False) + body)
         if self._shared.access_log.is_enabled:
@@ -319,60 +339,6 @@ class Connection(asyncio.Protocol):
         """Counts an answer that broke off."""
         self._shared.statistics.aborted_answers += 1
 
-    async def write(self, data: bytes) -> None:
-        """Sends bytes, and waits while the client does not take them.
-
-        Raises:
-            ClientGone: it went away.
-        """
-        if self._is_closing or self._transport is None:
-            raise ClientGone
-        self._transport.write(data)
-        while not self._is_writable:
-            self._drained = asyncio.get_running_loop().create_future()
-            await self._drained
-            if self._is_closing:
-                raise ClientGone
-
-    @property
-    def can_send_files(self) -> bool:
-        """Whether files can go to the client past the transport."""
-        return not self._is_encrypted
-
-    async def send_file(self, segments: Sequence[Segment], file: OpenFile) -> int:
-        """Sends parts of a file, and bytes between them; how many in all.
-
-        Raises:
-            ClientGone: it went away.
-            DamagedFileError: the file is damaged; the last bytes were not sent.
-            OSError: it cannot be read.
-        """
-        await self._all_sent()
-        ended = asyncio.get_running_loop().create_future()
-        sender = self._new_sender(file, segments, partial(_tell, ended))
-        try:
-            if not sender.start():
-                await ended
-        except (ConnectionError, TimeoutError):
-            raise ClientGone from None
-        finally:
-            self._stop_sending()
-        return sender.sent
-
-    async def _all_sent(self) -> None:
-        """Waits until the transport has nothing more to send."""
-        if self._is_closing or self._transport is None:
-            raise ClientGone
-        if self._transport.get_write_buffer_size():
-            self._transport.set_write_buffer_limits(high=0)
-            await self.write(b"")
-            self._transport.set_write_buffer_limits(high=WRITE_HIGH_WATER)
-
-    def write_interim(self, data: bytes) -> None:
-        """Sends a few bytes before the answer."""
-        if not self._is_closing and self._transport is not None:
-            self._transport.write(data)
-
     async def read_body(self, decoder: BodyDecoder) -> bytes:
         """The next piece of a request's body, empty at its end; the client is read no faster than this is called.
 
@@ -398,11 +364,6 @@ class Connection(asyncio.Protocol):
         if self._arrived is not None and not self._arrived.done():
             self._arrived.set_result(None)
 
-    def _wake_writer(self) -> None:
-        if self._drained is not None and not self._drained.done():
-            self._drained.set_result(None)
-        self._drained = None
-
     # ------------------------------------------------------------------------------------------------ ending
 
     @property
@@ -410,27 +371,10 @@ class Connection(asyncio.Protocol):
         """Whether nothing is under way."""
         return self._task is None and self._is_writable and self._reader.buffered == 0
 
-    def close(self) -> None:
-        """Ends the connection once what was written is sent."""
-        self._is_closing = True
-        self._stop_sending()
-        if self._transport is not None:
-            self._transport.close()
-
-    def abort(self) -> None:
-        """Ends the connection so that the client cannot take what it has for the whole."""
-        self._is_closing = True
-        self._stop_sending()
-        if self._transport is None:
-            return
-        sock = self._transport.get_extra_info("socket")
-        with suppress(OSError, AttributeError):
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
-        self._transport.abort()
-
     def check(self, now: float) -> None:
         """Ends the connection if the client is too slow; called about once a second."""
         limits = self._shared.limits
+        self._note_unsent()
         if self._is_closing:
             if now - self._active_at > _LINGER_SECONDS and not self._has_unsent:
                 self.abort()
@@ -448,10 +392,6 @@ class Connection(asyncio.Protocol):
         elif now - self._active_at > limits.idle_timeout:
             self.close()
 
-    @property
-    def _has_unsent(self) -> bool:
-        return self._sender is not None or (self._transport is not None and self._transport.get_write_buffer_size() > 0)
-
     def _check_sending(self, now: float) -> None:
         """Ends the connection if nothing was taken for too long."""
         unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
@@ -462,13 +402,3 @@ class Connection(asyncio.Protocol):
         elif now - self._active_at > self._shared.limits.send_timeout:
             self._shared.statistics.timeouts += 1
             self.abort()
-
-
-def _tell(ended: asyncio.Future[None], error: Exception | None) -> None:
-    """Wakes whoever waits for the end of a sending."""
-    if ended.done():
-        return
-    if error is None:
-        ended.set_result(None)
-    else:
-        ended.set_exception(error)

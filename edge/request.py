@@ -55,11 +55,13 @@ class RequestError(DocumentError):
     Args:
         status: the HTTP status of the answer.
         reason: what is wrong, without a final stop.
+        retry_seconds: when it is worth asking again.
     """
 
-    def __init__(self, status: int, reason: str) -> None:
+    def __init__(self, status: int, reason: str, *, retry_seconds: float | None = None) -> None:
         super().__init__("request", reason)
         self.status = status
+        self.retry_seconds = retry_seconds
 
 
 class Version(Enum):

@@ -37,7 +37,6 @@ from edge.orders import Supplies
 from edge.own_requests import OwnRequests
 from edge.protocol import Connection
 from edge.purger import Purger
-from edge.request import RequestLimits
 from edge.revisions import RevisionWatch
 from edge.routing import Routes
 from edge.service import EdgeService
@@ -299,15 +298,8 @@ class EdgeServer:
         self._purger = Purger(
             self._supplies, self._flights, cache.directory, service.locate, lambda: self._config.upstreams
         )
-        limits = config.limits
-        self._shared = Shared(
-            service=self._service,
-            limits=limits,
-            request_limits=RequestLimits(limits.head_bytes_max, limits.fields_max, limits.target_bytes_max),
-            statistics=statistics,
-            access_log=AccessLog(config.log, statistics),
-            clock=self._clock,
-            edge_name=self._supplies.edge_name,
+        self._shared = Shared.of(
+            config.limits, service, statistics, AccessLog(config.log, statistics), self._clock, self._supplies.edge_name
         )
 
     async def _listen(self) -> None:
@@ -371,6 +363,7 @@ class EdgeServer:
             now = self._clock.monotonic()
             for connection in list(self._shared.connections):
                 connection.check(now)
+            self._shared.cut_slow_readers()
         if self._service is not None:
             self._service.tidy()
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from cdn.clock import Clock
 from edge.access_log import AccessLog
-from edge.config import LimitSettings
+from edge.client_limits import ClientLimits
+from edge.config_limits import LimitSettings
 from edge.disk_cache import OpenFile
 from edge.exchange import Exchange
 from edge.request import Request, RequestLimits
+from edge.slow_readers import SlowReaders
 from edge.statistics import Statistics
 
 if TYPE_CHECKING:
+    from edge.client_stream import ClientStream
     from edge.protocol import Connection
+
+UNSENT_BYTES_MAX: Final = 256 << 20
 
 
 class Service(Protocol):
@@ -51,3 +57,39 @@ class Shared:
     memo: dict[bytes, Request] = field(default_factory=dict)
     connections: set[Connection] = field(default_factory=set)
     is_draining: bool = False
+    clients: ClientLimits = field(default_factory=ClientLimits)
+    slow_readers: SlowReaders[ClientStream] = field(default_factory=lambda: SlowReaders(UNSENT_BYTES_MAX))
+
+    @classmethod
+    def of(
+        cls,
+        limits: LimitSettings,
+        service: Service,
+        statistics: Statistics,
+        access_log: AccessLog,
+        clock: Clock,
+        edge_name: str,
+    ) -> Shared:
+        """What connections from outside have in common."""
+        return cls(
+            service,
+            limits,
+            RequestLimits(limits.head_bytes_max, limits.fields_max, limits.target_bytes_max),
+            statistics,
+            access_log,
+            clock,
+            edge_name,
+            clients=ClientLimits(
+                limits.connections_per_address,
+                limits.requests_per_second_per_address,
+                limits.requests_burst,
+                limits.addresses_exempt,
+            ),
+            slow_readers=SlowReaders(limits.unsent_bytes_max),
+        )
+
+    def cut_slow_readers(self) -> None:
+        """Cuts clients off for which too much waits, in a moment."""
+        for connection in self.slow_readers.excess():
+            self.statistics.slow_readers_cut += 1
+            asyncio.get_running_loop().call_soon(connection.abort)

@@ -53,6 +53,9 @@ class Statistics:
         self.handshakes_failed = 0
         """TLS handshakes that were broken off or took too long."""
         self.timeouts = 0
+        self.requests_limited = 0
+        """Requests refused because their address makes too many."""
+        self.slow_readers_cut = 0
         self.aborted_answers = 0
         self.failures = 0
         """Requests that failed by a mistake of this program."""

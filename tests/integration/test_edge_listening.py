@@ -9,7 +9,7 @@ from contextlib import suppress
 import pytest
 
 from cdn.clock import ManualClock, SystemClock
-from edge.config import LimitSettings
+from edge.config_limits import LimitSettings
 from edge.config_listen import ListenSettings, TlsSettings
 from edge.listeners import open_listeners
 from edge.server import EdgeServer

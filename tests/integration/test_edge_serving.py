@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from edge.config import ForwardSettings, LimitSettings
+from edge.config import ForwardSettings
+from edge.config_limits import LimitSettings
 from tests.fakes.edge import BASE, edge_world, manifest_bytes
 from tests.fakes.origin import Reply
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from edge.config import LimitSettings
+from edge.config_limits import LimitSettings
 from edge.config_upstreams import UpstreamSettings
 from edge.protocol import PIPELINED_BYTES_MAX
 from edge.variants import VARIANTS_MAX

@@ -1,0 +1,179 @@
+"""Clients that take more than their share, over real sockets: each attack costs the attacker, and nobody else."""
+
+import asyncio
+import os
+import socket
+from contextlib import AsyncExitStack
+
+import pytest
+
+from edge.config_limits import LimitSettings
+from tests.fakes.edge import BASE, Client, edge_world, object_of, until
+from tests.fakes.origin import Reply
+
+
+class ClientFrom(Client):
+    """A client with an address of its own, and small buffers if asked for."""
+
+    def __init__(self, address, own="127.0.0.1", buffer_bytes=None):
+        super().__init__(address)
+        self._own, self._buffer_bytes = own, buffer_bytes
+
+    async def __aenter__(self):
+        sock = socket.socket()
+        if self._buffer_bytes:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._buffer_bytes)
+        sock.bind((self._own, 0))
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, self._address)
+        self.reader, self.writer = await asyncio.open_connection(sock=sock, limit=65536)
+        return self
+
+
+def limited(tmp_path, **limits):
+    return edge_world(tmp_path, limits=LimitSettings(**limits))
+
+
+async def test_one_address_cannot_take_all_connections(tmp_path):
+    async with limited(tmp_path, connections_per_address=3) as world, AsyncExitStack() as stack:
+        clients = [await stack.enter_async_context(ClientFrom(world.edge.address)) for _ in range(3)]
+        for client in clients:
+            assert (await client.get("/healthz")).status == 200
+        async with ClientFrom(world.edge.address) as fourth:
+            assert await fourth.is_closed()
+        async with ClientFrom(world.edge.address, "127.0.0.2") as other:
+            assert (await other.get("/healthz")).status == 200
+        clients[0].writer.close()
+        await until(lambda: world.edge.statistics.connections_open == 2)
+        async with ClientFrom(world.edge.address) as again:
+            assert (await again.get("/healthz")).status == 200
+        assert world.edge.statistics.connections_refused == 1
+
+
+async def test_networks_that_are_exempt_have_no_limit(tmp_path):
+    async with (
+        limited(
+            tmp_path,
+            connections_per_address=1,
+            requests_per_second_per_address=1.0,
+            requests_burst=1,
+            addresses_exempt=("127.0.0.0/30",),
+        ) as world,
+        AsyncExitStack() as stack,
+    ):
+        for _ in range(4):
+            client = await stack.enter_async_context(ClientFrom(world.edge.address, "127.0.0.2"))
+            assert [(await client.get("/healthz")).status for _ in range(3)] == [200] * 3
+        await stack.enter_async_context(ClientFrom(world.edge.address, "127.0.0.9"))
+        async with ClientFrom(world.edge.address, "127.0.0.9") as second:
+            assert await second.is_closed()
+
+
+@pytest.mark.parametrize("is_cached", [True, False])
+async def test_too_many_requests_of_one_address_are_told_when_to_come_again(tmp_path, is_cached):
+    async with limited(tmp_path, requests_per_second_per_address=0.5, requests_burst=5) as world:
+        target, stored = world.publish(b"hello")
+        if is_cached:
+            async with ClientFrom(world.edge.address, "127.0.0.3") as other:
+                assert (await other.get(target)).body == stored
+        for count in (6, 1):
+            async with ClientFrom(world.edge.address) as client:
+                await client.send(f"GET {target} HTTP/1.1\r\nHost: e\r\n\r\n".encode() * 7)
+                answers = [await client.receive() for _ in range(count)]
+                assert [answer.status for answer in answers[:-1]] == [200] * (len(answers) - 1)
+                assert (answers[-1].status, answers[-1].headers["retry-after"]) == (429, "2")
+                assert await client.is_closed()
+        world.advance(2)
+        async with ClientFrom(world.edge.address) as client:
+            assert (await client.get(target)).body == stored
+        async with ClientFrom(world.edge.address, "127.0.0.2") as other:
+            assert (await other.get(target)).body == stored
+        assert world.edge.statistics.requests_limited == 2
+
+
+async def test_slow_readers_of_many_objects_hold_a_bounded_amount_of_memory(tmp_path):
+    """Each asks for another object from memory and takes nothing: without the limit all of them would be held."""
+    limit, count, size = 4_000_000, 24, 700_000
+    async with limited(tmp_path, unsent_bytes_max=limit) as world, AsyncExitStack() as stack:
+        bodies = [os.urandom(size) for _ in range(count)]
+        for body in bodies:
+            world.origin.replies[object_of(body)] = Reply(body)
+            await world.get(object_of(body))
+        shared, clients = world.edge._shared, []
+        for body in bodies:
+            client = await stack.enter_async_context(ClientFrom(world.edge.address, buffer_bytes=4096))
+            clients.append(client)
+            client.writer.write(f"GET {object_of(body)} HTTP/1.1\r\nHost: e\r\n\r\n".encode() * 8)
+        await until(lambda: world.edge.statistics.slow_readers_cut > count // 2)
+        world.edge.check_connections()
+        await until(lambda: world.edge.statistics.connections_open == count - world.edge.statistics.slow_readers_cut)
+        waiting = sum(each._transport.get_write_buffer_size() for each in shared.connections)
+        assert waiting <= limit
+        assert shared.slow_readers.waiting_bytes == waiting
+        answer = await world.get(object_of(bodies[0]))
+        assert answer.body == bodies[0], "whoever takes its answer is served as before"
+
+
+async def test_what_was_waiting_and_was_taken_does_not_count_any_more(tmp_path):
+    async with limited(tmp_path, unsent_bytes_max=50_000_000) as world:
+        body = os.urandom(900_000)
+        world.origin.replies[object_of(body)] = Reply(body)
+        await world.get(object_of(body))
+        async with ClientFrom(world.edge.address, buffer_bytes=4096) as client:
+            client.writer.write(f"GET {object_of(body)} HTTP/1.1\r\nHost: e\r\n\r\n".encode() * 8)
+            await until(lambda: world.edge._shared.slow_readers.waiting_bytes)
+            assert [(await client.receive()).body == body for _ in range(8)] == [True] * 8
+            await until(lambda: not world.edge._shared.slow_readers.waiting_bytes)
+        assert world.edge.statistics.slow_readers_cut == 0
+
+
+async def test_one_client_that_asks_for_very_much_at_once_leaves_others_their_turn(tmp_path):
+    """The second client is answered before the first has all of its answers."""
+    async with limited(tmp_path, pipelined_max=4) as world:
+        target, stored = world.publish(b"x" * 100)
+        await world.get(target)
+        request = f"GET {target} HTTP/1.1\r\nHost: e\r\n\r\n".encode()
+        turns = []
+        hit = world.edge._service.hit
+
+        def noting(asked, now):
+            turns.append(asked.headers.get("X-Who"))
+            return hit(asked, now)
+
+        world.edge._service.hit = noting
+        async with world.client() as greedy, world.client() as modest:
+            greedy.writer.write(request.replace(b"Host", b"X-Who: greedy\r\nHost") * 400)
+            modest.writer.write(request.replace(b"Host", b"X-Who: modest\r\nHost"))
+            assert (await modest.receive()).body == stored
+            assert turns.index("modest") < 100
+            assert [(await greedy.receive()).body for _ in range(400)] == [stored] * 400
+
+
+async def test_a_body_that_comes_too_slowly_costs_only_its_own_connection(tmp_path):
+    async with limited(tmp_path, head_timeout=10.0) as world, AsyncExitStack() as stack:
+        slow = [await stack.enter_async_context(world.client()) for _ in range(20)]
+        for client in slow:
+            await client.send(b"GET /healthz HTTP/1.1\r\nX: ")
+        await until(lambda: sum(each._head_since is not None for each in world.edge._shared.connections) == 20)
+        for _ in range(3):
+            world.advance(4)
+            world.edge.check_connections()
+            for client in slow:
+                client.writer.write(b"x")
+            assert (await world.get("/healthz")).status == 200
+        for client in slow:
+            assert (await client.receive()).status == 408
+            assert await client.is_closed()
+
+
+async def test_a_body_on_get_is_refused_before_it_is_read(tmp_path):
+    async with limited(tmp_path) as world, world.client() as client:
+        await client.send(f"GET {BASE}/x HTTP/1.1\r\nHost: e\r\nContent-Length: 1000000000\r\n\r\n".encode())
+        assert (await client.receive()).status == 400
+        with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
+            for _ in range(2000):
+                client.writer.write(b"x" * 65536)
+                world.advance(1)
+                world.edge.check_connections()
+                await client.writer.drain()
+            await client.reader.readexactly(1)
