@@ -195,8 +195,8 @@ Command = Callable[[dict[str, object]], Awaitable[dict[str, object]]]
 
 def operator_application(
     *,
-    status: Callable[[], dict[str, object]],
-    metrics: Callable[[], bytes],
+    status: Callable[[], dict[str, object] | Awaitable[dict[str, object]]],
+    metrics: Callable[[], bytes | Awaitable[bytes]],
     is_ready: Callable[[], bool],
     why_not_ready: Callable[[], str] = lambda: "stopping",
     commands: Mapping[str, Command] | None = None,
@@ -219,10 +219,13 @@ def operator_application(
         return web.Response(text="ready\n") if is_ready() else web.Response(status=503, text=f"{why_not_ready()}\n")
 
     async def give_status(_request: web.Request) -> web.Response:
-        return web.json_response(status())
+        given = status()
+        return web.json_response(given if isinstance(given, dict) else await given)
 
     async def give_metrics(_request: web.Request) -> web.Response:
-        return web.Response(body=metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+        given = metrics()
+        body = given if isinstance(given, bytes) else await given
+        return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     application = web.Application(client_max_size=COMMAND_BYTES_MAX)
     for name, command in (commands or {}).items():

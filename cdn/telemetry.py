@@ -96,6 +96,11 @@ def install_sink(sink: Sink | None, level: Level = "debug") -> None:
     _sink_rank = len(LEVELS) if sink is None else LEVELS.index(level)
 
 
+def heard_level() -> Level | None:
+    """The quietest level that somebody listens to."""
+    return LEVELS[_sink_rank] if _sink is not None else None
+
+
 def event(name: str, /, *, level: Level = "info", **fields: object) -> None:
     """Tells one fact.
 

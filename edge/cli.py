@@ -158,12 +158,19 @@ def _status_text(document: dict[str, Any]) -> tuple[str | Table, ...]:
     memory = f"{size_text(cache['memory_bytes'])} of {size_text(cache['memory_bytes_max'])} in memory"
     under_way = f"{document['connections']} connection(s), {document['fetches']} fetch(es) under way"
     return (
-        f"{document['name']}: {state}, {under_way}",
+        f"{document['name']}: {state}, {_workers_text(document)}{under_way}",
         f"requests: {requests['hits']} hits, {requests['misses']} misses, {requests['collapsed']} collapsed",
         f"bytes: {size_text(transferred['served'])} served, {size_text(transferred['fetched'])} fetched",
         f"cache: {disk}, {memory}",
         Table(("upstream", "state", "failures", "reason"), upstreams),
     )
+
+
+def _workers_text(document: dict[str, Any]) -> str:
+    if "workers" not in document:
+        return ""
+    ready = sum(worker["ready"] for worker in document["workers"])
+    return f"{ready} of {len(document['workers'])} workers, {document['workers_died']} died, "
 
 
 def _doubts(config: EdgeConfig) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from cdn.config import Duration, Size, load_config
 from edge.config_checks import NAME, check_positive, in_key, listen_address, url_target
@@ -12,6 +12,8 @@ from edge.config_limits import LimitSettings
 from edge.config_listen import ListenSettings
 from edge.config_manifests import ManifestSettings
 from edge.config_upstreams import FetchSettings, UpstreamSettings
+
+WORKERS_MAX: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +125,8 @@ class EdgeConfig:
         upstreams: whom it asks.
         name: what it calls itself to others; its address and port if empty. No two edges that ask one another may have
             the same, since that is how loops are found.
+        workers: how many processes answer requests, from 1 to 64; one for each processor makes sense. They share the
+            cache and all limits.
         listen: where requests arrive.
         admin: the operator's listener.
         forward: serving as a proxy.
@@ -136,6 +140,7 @@ class EdgeConfig:
 
     upstreams: tuple[UpstreamSettings, ...]
     name: str = ""
+    workers: int = 1
     listen: ListenSettings = field(default_factory=ListenSettings)
     admin: AdminSettings = field(default_factory=AdminSettings)
     forward: ForwardSettings = field(default_factory=ForwardSettings)
@@ -154,6 +159,16 @@ class EdgeConfig:
             raise ValueError("upstreams: two have the same name")
         if self.name and not NAME.fullmatch(self.name):
             raise ValueError("name: use letters, digits, dots, dashes, underscores and a port")
+        self._check_workers()
+
+    def _check_workers(self) -> None:
+        if not 1 <= self.workers <= WORKERS_MAX:
+            raise ValueError(f"workers: is a number from 1 to {WORKERS_MAX}")
+        if self.cache.memory_object_bytes > self.cache.memory_bytes // self.workers:
+            raise ValueError(
+                f"workers: memory_bytes of [cache] is shared out, and {self.cache.memory_bytes // self.workers} bytes "
+                "for each have no room for memory_object_bytes"
+            )
 
 
 def load(path: Path) -> EdgeConfig:

@@ -9,7 +9,6 @@ All methods block and are called in threads; each may be called from several at 
 
 from __future__ import annotations
 
-import fcntl
 import os
 import stat
 import threading
@@ -23,6 +22,7 @@ from typing import Final
 from cdn.errors import DocumentError, UsageError
 from cdn.hashing import Digest
 from edge.cache_file import FileFacts, read_facts
+from edge.cache_lock import TEMPORARY, CacheLock
 from edge.disk_room import DiskRoom, storage_error
 from edge.disk_trouble import DiskTrouble
 from edge.http_caching import StoredHead
@@ -116,7 +116,7 @@ class DiskCache:
     ) -> None:
         self._root = directory
         self._files = directory / "v1"
-        self._temporary = directory / "tmp"
+        self._temporary = directory / TEMPORARY
         self._memory_body_max = memory_body_max
         self._share = share
         self._trouble = DiskTrouble(statistics)
@@ -131,7 +131,7 @@ class DiskCache:
         self._verified = VerifiedBodies(verify_seconds)
         self._lock = threading.Lock()
         self._next_temporary = 0
-        self._lock_descriptor = -1
+        self._taken = CacheLock(directory)
 
     # ------------------------------------------------------------------------------------------------ life
 
@@ -146,14 +146,13 @@ class DiskCache:
             for directory in (self._root, self._files, self._temporary):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._share.is_whole:
-                self._lock_descriptor = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-                fcntl.flock(self._lock_descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            for left in self._temporary.glob("*" if self._share.is_whole else f"{self._share.index}-*"):
+                self._taken.take()
+            for left in self._temporary.glob(f"{self._share.index}-*"):
                 left.unlink()
             self.room.open(is_new=is_new)
-        except BlockingIOError as error:
+        except UsageError:
             self.close()
-            raise UsageError(f"the cache {self._root} is used by another edge") from error
+            raise
         except OSError as error:
             self.close()
             raise UsageError(f"the cache {self._root} cannot be used: {error.strerror}") from error
@@ -161,9 +160,7 @@ class DiskCache:
     def close(self) -> None:
         """Gives the cache back."""
         self.room.close()
-        if self._lock_descriptor >= 0:
-            os.close(self._lock_descriptor)
-            self._lock_descriptor = -1
+        self._taken.close()
 
     def count(self) -> None:
         """Adds up what an earlier run left; meanwhile the cache is in use."""

@@ -28,7 +28,12 @@ def run_until_stopped(config_path: Path, config: EdgeConfig, on_ready: Callable[
     Raises:
         CdnError: the edge cannot start.
     """
-    daemon.run_until_stopped(lambda: _EdgeService(config_path, config), on_ready)
+    if config.workers > 1:
+        from edge.supervisor import Supervisor
+
+        daemon.run_until_stopped(lambda: Supervisor(config_path, config), on_ready)
+    else:
+        daemon.run_until_stopped(lambda: _EdgeService(config_path, config), on_ready)
 
 
 class _EdgeService:

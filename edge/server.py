@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Final
 
 from cdn.clock import Clock, SystemClock
-from cdn.daemon import HttpListener, operator_application
+from cdn.daemon import Command, HttpListener, operator_application
 from cdn.telemetry import event
 from cdn.transport.base import Fetcher
 from cdn.transport.http import HttpFetcher, HttpSettings
@@ -320,7 +320,7 @@ class EdgeServer:
                     status=self.status,
                     metrics=self.metrics,
                     is_ready=lambda: not self.is_draining,
-                    commands={"purge": self.purge},
+                    commands=self.commands,
                 )
             )
             await admin.start(*listen_address(self._config.admin.listen))
@@ -391,7 +391,12 @@ class EdgeServer:
                     await asyncio.sleep(size / bytes_per_second)
         return self.statistics.disk_failures - before
 
-    # ------------------------------------------------------------------------------------------------ purging
+    # ------------------------------------------------------------------------------------------------ commands
+
+    @property
+    def commands(self) -> dict[str, Command]:
+        """What an operator can have it do, by name."""
+        return {"purge": self.purge}
 
     async def purge(self, order: dict[str, object]) -> dict[str, object]:
         """Forgets what an order says: see `edge.purging.PurgeOrder` and `edge.purger.Purger.purge`."""
@@ -474,7 +479,7 @@ def _lifetimes(settings: LifetimeSettings) -> Lifetimes:
 
 def _fixed_at_start(config: EdgeConfig) -> tuple[object, ...]:
     listen = replace(config.listen, tls=()), [each.address for each in config.listen.tls]
-    return (config.name, listen, config.admin, config.cache, config.fetch, config.limits, config.log)
+    return (config.name, config.workers, listen, config.admin, config.cache, config.fetch, config.limits, config.log)
 
 
 def _place(listener: ListeningSocket, settings: ListenSettings) -> str:

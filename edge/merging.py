@@ -1,0 +1,133 @@
+"""One status and one set of metrics out of those of several workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import Metric
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
+
+_LARGEST: Final = frozenset({"edge_purges", "edge_reloads", "edge_upstream_failing"})
+"""Families of which every worker tells the same, or the worst one counts."""
+_EACH: Final = frozenset({"edge_loop_lag_seconds"})
+"""Families that mean something only for one worker."""
+_COUNTING: Final = frozenset({"counter", "histogram", "summary"})
+
+Labels = tuple[tuple[str, str], ...]
+
+
+class Tally:
+    """What workers counted, those included that are gone: a total never goes back."""
+
+    def __init__(self) -> None:
+        self._newest: dict[int, bytes] = {}
+        self._departed = b""
+
+    def note(self, index: int, text: bytes) -> None:
+        """Takes what a worker says now."""
+        self._newest[index] = text
+
+    def depart(self, index: int) -> None:
+        """Keeps what a worker counted that is gone; its successor begins at zero."""
+        gone = self._newest.pop(index, None)
+        if gone is not None:
+            self._departed = _rendered(merged([self._departed, gone], only=_COUNTING))
+
+    def render(self) -> bytes:
+        """The metrics of all."""
+        workers = [self._newest[index] for index in sorted(self._newest)]
+        return _rendered(merged([*workers, self._departed], indexes=sorted(self._newest)))
+
+
+def merged(
+    texts: Sequence[bytes], *, indexes: Sequence[int] = (), only: frozenset[str] | None = None
+) -> dict[str, Metric]:
+    """The metrics of several workers as one, by name.
+
+    Args:
+        texts: of each, in the text format of Prometheus.
+        indexes: of the workers, in the same order; what has none is nobody's.
+        only: types of metrics that are taken; all if None.
+    """
+    families: dict[str, Metric] = {}
+    values: dict[str, dict[tuple[str, Labels], float]] = {}
+    for number, text in enumerate(texts):
+        for family in text_string_to_metric_families(text.decode()):
+            if only is not None and family.type not in only:
+                continue
+            families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
+            known = values.setdefault(family.name, {})
+            for sample in family.samples:
+                labels = dict(sample.labels)
+                if family.name in _EACH and number < len(indexes):
+                    labels["worker"] = str(indexes[number])
+                key = (sample.name, tuple(labels.items()))
+                before = known.get(key)
+                if before is None:
+                    known[key] = sample.value
+                elif family.name in _LARGEST:
+                    known[key] = max(before, sample.value)
+                else:
+                    known[key] = before + sample.value
+    for name, family in families.items():
+        for (sample_name, pairs), value in values[name].items():
+            family.add_sample(sample_name, dict(pairs), value)
+    return families
+
+
+class _Given(Collector):
+    def __init__(self, families: Iterable[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        """Yields what was given."""
+        yield from self._families
+
+
+def _rendered(families: Mapping[str, Metric]) -> bytes:
+    registry = CollectorRegistry()
+    registry.register(_Given(families.values()))
+    return generate_latest(registry)
+
+
+# ---------------------------------------------------------------------------------------------------- plain values
+
+
+def merged_values(documents: Sequence[Any], key: str = "") -> Any:
+    """One plain value out of several: numbers are added up, objects merged, lists joined without repetition.
+
+    Of words the first counts; of upstreams the one that is worst off; whatever holds for one holds for the whole.
+    """
+    first = documents[0]
+    if len(documents) == 1:
+        return first
+    if isinstance(first, dict):
+        if {"state", "failures"} <= first.keys():
+            return max(documents, key=lambda each: each["failures"])
+        keys = dict.fromkeys(name for each in documents if isinstance(each, dict) for name in each)
+        return {name: merged_values([each[name] for each in documents if name in each], name) for name in keys}
+    if isinstance(first, bool):
+        return any(documents)
+    if isinstance(first, (int, float)):
+        return sum(documents)
+    if key == "purges":
+        return _merged_purges(each for document in documents for each in document)
+    if isinstance(first, list):
+        joined: list[Any] = []
+        for each in (one for document in documents for one in document):
+            if each not in joined:
+                joined.append(each)
+        return joined
+    return first
+
+
+def _merged_purges(purges: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each purge under way once, with the shards that are left in all."""
+    by_what: dict[tuple[Any, Any], dict[str, Any]] = {}
+    for purge in purges:
+        known = by_what.setdefault((purge["what"], purge["soft"]), {**purge, "shards_left": 0})
+        known["shards_left"] += purge["shards_left"]
+    return list(by_what.values())
