@@ -39,7 +39,7 @@ class Edge(CacheServer):
     def configure(self) -> list[str]:
         budget, file = self.budget, self.folder / "edge.toml"
         workers = [f"workers = {budget.workers}"] if self.has_workers() else []
-        limits = {"connections_max": CONNECTIONS_MAX, "connections_per_address_max": CONNECTIONS_MAX}
+        limits = {"connections_max": CONNECTIONS_MAX, "connections_per_address": CONNECTIONS_MAX}
         lines = [
             'name = "bench"',
             *workers,

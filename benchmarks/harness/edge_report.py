@@ -99,7 +99,7 @@ _COLUMNS: Final = {
         _Column("bytes_per_object", "bytes/object"),
         _Column("overhead_bytes_per_object", "besides its body"),
         _Column("before_megabytes", "empty, MB"),
-        _Column("second_time_origin_requests", "not cached"),
+        _Column("second_time_origin_requests", "asked for again"),
     ),
     "cold": (
         _Column("upstream_requests", "upstream requests"),
