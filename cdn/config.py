@@ -6,8 +6,8 @@ says what may stand there:
 - ``bool``, ``int``, ``float``, ``str``, `pathlib.Path`, a `Literal` or an `Enum` (by value);
 - `Size`, a number of bytes written as ``1048576`` or ``"64MiB"``, and `Duration`, seconds written as ``0.5`` or
   ``"4m"``;
-- a nested dataclass (a table), ``tuple[X, ...]`` (an array), ``dict[str, X]`` (a table with free keys), and ``X |
-  None``;
+- a nested dataclass (a table), ``tuple[X, ...]`` (an array), ``dict[str, X]`` (a table with free keys), ``X | None``,
+  and ``str | X``;
 - ``Annotated[int, Between(1, 65535)]`` where a number has bounds.
 
 A class refuses values that contradict one another by raising ``ValueError("key: why", ...)`` in ``__post_init__``,
@@ -252,9 +252,11 @@ class _Reader:
         return number
 
     def _union(self, choices: tuple[Any, ...], value: Any, path: KeyPath) -> object:
-        """Reads ``X | None``: TOML has no null, so a key that is there is an X."""
-        (hint,) = (choice for choice in choices if choice is not NoneType)
-        return self.value(hint, value, path)
+        """Reads ``X | None`` (TOML has no null, so a key that is there is an X) and ``str | X``."""
+        if str in choices and isinstance(value, str):
+            return value
+        others = [choice for choice in choices if choice not in (NoneType, str)]
+        return self.value(others[0] if others else str, value, path)
 
     def _one_of(self, choices: Mapping[object, object], value: Any, path: KeyPath) -> object:
         if isinstance(value, bool | int | str) and value in choices:

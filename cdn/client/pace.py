@@ -40,28 +40,77 @@ class HedgePolicy:
     burst: float = 8.0
 
 
+class UsualTime:
+    """How long something usually takes, by the newest few times that it was done."""
+
+    __slots__ = ("_seconds",)
+
+    def __init__(self) -> None:
+        self._seconds: deque[float] = deque(maxlen=_SAMPLES)
+
+    def took(self, seconds: float) -> None:
+        """Takes how long it took once."""
+        self._seconds.append(seconds)
+
+    @property
+    def most(self) -> float | None:
+        """The time that it does not exceed 95 times out of 100; None while too little is known."""
+        if len(self._seconds) < _SAMPLES_MIN:
+            return None
+        return sorted(self._seconds)[len(self._seconds) * 95 // 100]
+
+
+class HedgeBudget:
+    """How many second requests may be sent.
+
+    Args:
+        share: earned with each first request.
+        burst: how much is kept.
+    """
+
+    __slots__ = ("_burst", "_left", "_share")
+
+    def __init__(self, share: float, burst: float) -> None:
+        self._share = share
+        self._burst = burst
+        self._left = burst
+
+    def earn(self, requests: float = 1.0) -> None:
+        """Takes that so many first requests were sent."""
+        self.add(requests * self._share)
+
+    def add(self, hedges: float) -> None:
+        """Allows so many more."""
+        self._left = min(self._burst, self._left + hedges)
+
+    def spend(self) -> bool:
+        """Whether one may be sent now, which is then taken from what is left."""
+        if self._left < 1.0:
+            return False
+        self._left -= 1.0
+        return True
+
+
 class Pace:
     """What is known about how long transfers take."""
 
     def __init__(self, policy: HedgePolicy) -> None:
         self._policy = policy
-        self._seconds: deque[float] = deque(maxlen=_SAMPLES)
-        self._budget = policy.burst
+        self._usual = UsualTime()
+        self._budget = HedgeBudget(policy.share, policy.burst)
         self._refilled_at: float | None = None
 
     def took(self, seconds: float, size: int) -> None:
         """Takes how long a transfer of so many bytes took."""
-        self._budget = min(self._policy.burst, self._budget + self._policy.share)
+        self._budget.earn()
         if size <= _SMALL_BYTES:
-            self._seconds.append(seconds)
+            self._usual.took(seconds)
 
     def delay(self, size: int) -> float:
         """How long to wait for an object of this many bytes before asking a second source, in seconds."""
         policy = self._policy
-        usual = policy.delay_seconds_initial
-        if len(self._seconds) >= _SAMPLES_MIN:
-            ordered = sorted(self._seconds)
-            usual = 1.5 * ordered[len(ordered) * 95 // 100]
+        most = self._usual.most
+        usual = policy.delay_seconds_initial if most is None else 1.5 * most
         bounded = min(max(usual, policy.delay_seconds_min), policy.delay_seconds_max)
         return bounded + max(0, size - _SMALL_BYTES) / policy.bytes_per_second_min
 
@@ -73,12 +122,9 @@ class Pace:
         if not self._policy.enabled:
             return False
         if self._refilled_at is not None:
-            self._budget = min(self._policy.burst, self._budget + max(0.0, now - self._refilled_at))
+            self._budget.add(max(0.0, now - self._refilled_at))
         self._refilled_at = now
-        if self._budget < 1.0:
-            return False
-        self._budget -= 1.0
-        return True
+        return self._budget.spend()
 
 
 class Deadline:

@@ -24,6 +24,14 @@ ProxyGroups = tuple[tuple[str | None, ...], ...]
 ONLY_DIRECT: Final[ProxyGroups] = ((None,),)
 
 
+def parse_groups(text: str) -> tuple[tuple[str, ...], ...]:
+    """What stands between ``;`` as groups, and between ``|`` as their members, each once; empty ones are left out."""
+    groups = (
+        tuple(dict.fromkeys(part.strip() for part in group.split("|") if part.strip())) for group in text.split(";")
+    )
+    return tuple(group for group in groups if group)
+
+
 def substituted(text: str, fqrn: str) -> str:
     """The text with ``@fqrn@`` and ``@org@`` (the name's first label) replaced."""
     return text.replace("@fqrn@", fqrn).replace("@org@", fqrn.partition(".")[0])
@@ -60,11 +68,8 @@ def parse_proxies(text: str, fqrn: str = "") -> ProxyGroups:
     Raises:
         ConfigError: one is no URL and no host:port.
     """
-    groups = [
-        tuple(dict.fromkeys(_proxy(part.strip()) for part in group.split("|") if part.strip()))
-        for group in substituted(text, fqrn).split(";")
-    ]
-    found = tuple(group for group in groups if group)
+    groups = parse_groups(substituted(text, fqrn))
+    found = tuple(tuple(dict.fromkeys(map(_proxy, group))) for group in groups)
     _counted(tuple(proxy for group in found for proxy in group), "proxies")
     return found or ONLY_DIRECT
 

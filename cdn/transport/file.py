@@ -20,8 +20,6 @@ _READ: Final = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK  # a FIFO must not han
 _PIECE_BYTES: Final = 1 << 20
 _RANGE: Final = re.compile(r"bytes=([0-9]{1,19})-([0-9]{1,19})", re.ASCII)
 _NOT_FOUND: Final = (FileNotFoundError, NotADirectoryError, IsADirectoryError)
-
-
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
@@ -81,10 +79,8 @@ class FileResponse:
         """The file, piece by piece; see `Response`."""
         if self._fd is None or self._request.method == "HEAD":
             return
-        offset, end = (
-            self._offset,
-            self._offset + (self.size or 0),
-        )  # what is appended meanwhile is not part of the answer
+        offset = self._offset
+        end = offset + (self.size or 0)  # what is appended meanwhile is not part of the answer
         while offset < end:
             try:
                 piece = await asyncio.to_thread(os.pread, self._fd, min(_PIECE_BYTES, end - offset), offset)

@@ -44,6 +44,8 @@ USER_AGENT: Final = f"stratocast/{cdn.__version__}"
 _READ_BYTES: Final = 256 << 10
 _DRAINED_BYTES_MAX: Final = 16 << 10
 _DRAIN_SECONDS: Final = 0.5
+_NEXT_ADDRESS_SECONDS: Final = 0.25
+"""How long one address may take to connect before the next one is tried beside it."""
 
 
 class Resolver(Protocol):
@@ -164,6 +166,8 @@ class HttpFetcher:
             keepalive_timeout=settings.keepalive_seconds,
             resolver=_adapted(self._resolver) if self._resolver else None,
             use_dns_cache=self._resolver is None,
+            happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS,  # RFC 8305: one dead address, or family, costs only this
+            interleave=1,
         )
         loop = asyncio.get_running_loop()
         connector._factory = functools.partial(_cutting_protocol(), loop=loop)  # noqa: SLF001 -- there is no other way
