@@ -58,7 +58,7 @@ def check_config(out: Output, config_path: Path) -> None:
     doubts = [doubt for tls in config.listen.tls for doubt in certificate_doubts(tls, time.time())]
     for warning in [*_doubts(config), *doubts]:
         out.warning(warning)
-    servers = sum(len(upstream.urls) for upstream in config.upstreams)
+    servers = sum(len(upstream.servers) for upstream in config.upstreams)
     out.result(
         {
             "config": str(config_path),
@@ -150,9 +150,7 @@ def _confirm_all(out: Output) -> None:
 
 def _status_text(document: dict[str, Any]) -> tuple[str | Table, ...]:
     requests, cache, transferred = document["requests"], document["cache"], document["bytes"]
-    upstreams = [
-        (name, each["state"], each["failures"], each["reason"]) for name, each in document["upstreams"].items()
-    ]
+    upstreams = [_upstream_row(name, each) for name, each in document["upstreams"].items()]
     state = "stopping" if document["draining"] else "serving"
     disk = f"{size_text(cache['disk_bytes'])} of {size_text(cache['disk_bytes_max'])} on disk"
     memory = f"{size_text(cache['memory_bytes'])} of {size_text(cache['memory_bytes_max'])} in memory"
@@ -162,7 +160,20 @@ def _status_text(document: dict[str, Any]) -> tuple[str | Table, ...]:
         f"requests: {requests['hits']} hits, {requests['misses']} misses, {requests['collapsed']} collapsed",
         f"bytes: {size_text(transferred['served'])} served, {size_text(transferred['fetched'])} fetched",
         f"cache: {disk}, {memory}",
-        Table(("upstream", "state", "failures", "reason"), upstreams),
+        Table(("upstream", "state", "share", "latency", "in flight", "failures", "reason"), upstreams),
+    )
+
+
+def _upstream_row(name: str, each: dict[str, Any]) -> tuple[str, ...]:
+    latency = each["latency_seconds"]
+    return (
+        name,
+        each["state"],
+        f"{each['share']:.0%}",
+        "" if latency is None else f"{latency * 1000:.0f} ms",
+        str(each["in_flight"]),
+        str(each["failures"]),
+        each["reason"],
     )
 
 
@@ -178,7 +189,7 @@ def _doubts(config: EdgeConfig) -> list[str]:
     doubts = []
     if any(address.startswith(("0.0.0.0:", "[::]:")) for address in (config.admin.listen,)):
         doubts.append("the operator's listener is open to everybody: give admin.listen a private address")
-    lone = [upstream.name for upstream in config.upstreams if len(upstream.urls) == 1]
+    lone = [upstream.name for upstream in config.upstreams if len(upstream.servers) == 1]
     if lone:
         doubts.append(f"when their only server fails, these groups serve only what is cached: {', '.join(lone)}")
     if config.cache.memory_bytes > config.cache.disk_bytes:

@@ -11,7 +11,7 @@ from edge.config_checks import NAME, check_positive, in_key, listen_address, url
 from edge.config_limits import LimitSettings
 from edge.config_listen import ListenSettings
 from edge.config_manifests import ManifestSettings
-from edge.config_upstreams import FetchSettings, UpstreamSettings
+from edge.config_upstreams import FetchSettings, SiblingSettings, UpstreamSettings
 
 WORKERS_MAX: Final = 64
 
@@ -134,6 +134,7 @@ class EdgeConfig:
         lifetimes: for how long.
         manifest: how manifests, whitelists and objects are kept in step.
         fetch: how upstreams are asked.
+        siblings: other edges of the same place.
         limits: how much clients may cost.
         log: the access log.
     """
@@ -148,6 +149,7 @@ class EdgeConfig:
     lifetimes: LifetimeSettings = field(default_factory=LifetimeSettings)
     manifest: ManifestSettings = field(default_factory=ManifestSettings)
     fetch: FetchSettings = field(default_factory=FetchSettings)
+    siblings: SiblingSettings = field(default_factory=SiblingSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     log: LogSettings = field(default_factory=LogSettings)
 

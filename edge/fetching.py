@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections import deque
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Final
 
 from cdn.errors import (
@@ -30,9 +30,10 @@ from cdn.errors import (
 from cdn.hashing import Hasher
 from cdn.telemetry import event
 from cdn.transport.base import Request, Response
-from cdn.transport.download import NO_CACHE
+from cdn.transport.download import NO_CACHE, retry_after_seconds
 from edge.answering import kept_fields
 from edge.arriving_body import ArrivingBody
+from edge.asking import Asking, Attempt, Race, asked
 from edge.collapsing import Arriving, Complete, Flight, Kept
 from edge.content import ContentKind
 from edge.headers import Headers
@@ -49,6 +50,7 @@ from edge.memory_entry import MemoryEntry
 from edge.orders import FetchOrder, Supplies, UpstreamsFailedError
 from edge.repository_states import is_judged, judged_bytes_max
 from edge.routing import Source
+from edge.siblings import SIBLING_FIELD
 from edge.variants import variant_key
 
 HOLD_BYTES: Final = 1 << 20
@@ -61,11 +63,8 @@ _NEXT_MAY_KNOW_BETTER: Final = frozenset({206, 304, 404, 408, 410, 429})
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    source: Source
-    wants_fresh_copy: bool
-    is_repeated: bool = False
+_HEDGED_KINDS: Final = frozenset({ContentKind.OBJECT, ContentKind.MANIFEST, ContentKind.WHITELIST})
+"""What is small more often than not, and cheap to ask for twice."""
 
 
 class Fetch:
@@ -84,9 +83,10 @@ class Fetch:
         self._content = order.destination.content
         self._causes: list[Exception] = []
         self._second_best: Complete | None = None
-        self._negatives = 0
+        self._negatives: set[str] = set()
+        """The servers that say there is no such thing."""
         self._head: StoredHead | None = None
-        self._is_stored = self._is_shareable = False
+        self._is_stored = self._is_shareable = self._is_siblings = False
         self._publish_at = 0.0
         self._is_judged = is_judged(self._content)
         self._timer: asyncio.TimerHandle | None = None
@@ -99,24 +99,55 @@ class Fetch:
             UpstreamsFailedError: no upstream gave it.
             CdnError: it broke off after clients had seen some of it.
         """
-        sources = self._with.health.ordered(self._order.destination.sources, self._with.clock.monotonic())
-        attempts = deque(_Attempt(source, self._order.wants_fresh_copy) for source in sources)
-        while attempts:
-            attempt = attempts.popleft()
-            try:
-                if await self._try(attempt, is_last=not attempts):
+        race = Race(self._with, self._attempts(), self._send, may_hedge=self._content.kind in _HEDGED_KINDS)
+        try:
+            while (asking := await race.next()) is not None:
+                if await self._judge(asking, race):
                     return
-            except (TransportError, HashMismatchError, RollbackError, DocumentError) as error:
-                self._note(attempt, error)
-                if self._flight.is_public and not self._can_continue(error):
-                    raise
-                if not attempt.is_repeated and self._is_worth_repeating(error):
-                    # A cache on the way may hold a damaged copy: the same upstream, past all caches.
-                    is_damage = isinstance(error, HashMismatchError)
-                    attempts.appendleft(
-                        _Attempt(attempt.source, is_damage or attempt.wants_fresh_copy, is_repeated=True)
-                    )
+        finally:
+            await race.close()
         self._give_up()
+
+    def _attempts(self) -> Iterator[Attempt]:
+        now, sources, keeper = self._with.clock.monotonic(), self._order.destination.sources, self._order.keeper
+        if keeper is not None:
+            yield Attempt(keeper, wants_fresh_copy=False)
+        for source in self._with.health.ordered(sources, now):
+            yield Attempt(source, self._order.wants_fresh_copy)
+        self._causes += self._with.health.pausing(sources, now)
+
+    @asynccontextmanager
+    async def _send(self, attempt: Attempt) -> AsyncIterator[Response]:
+        on_interim = self._tell_interim if self._content.kind is ContentKind.OTHER else None
+        request = Request(
+            attempt.source.url,
+            headers=self._request_fields(attempt),
+            proxy=attempt.source.proxy,
+            on_interim=on_interim,
+        )
+        async with asked(self._with, attempt.source, request) as response:
+            yield response
+
+    async def _judge(self, asking: Asking, race: Race) -> bool:
+        """Takes what came of one request; whether that ends the fetch."""
+        attempt = asking.attempt
+        try:
+            try:
+                return await self._use(asking, race)
+            except asyncio.CancelledError:
+                await asking.cancel()
+                raise
+            finally:
+                await asking.end()
+        except (TransportError, HashMismatchError, RollbackError, DocumentError) as error:
+            self._note(attempt, error)
+            if self._flight.is_public and not self._can_continue(error):
+                raise
+            if not attempt.is_repeated and not attempt.source.is_sibling and self._is_worth_repeating(error):
+                # A cache on the way may hold a damaged copy: the same upstream, past all caches.
+                is_damage = isinstance(error, HashMismatchError)
+                race.again(Attempt(attempt.source, is_damage or attempt.wants_fresh_copy, is_repeated=True))
+            return False
 
     def _stop_timer(self) -> None:
         """A timer would keep the body in memory after everybody is done with it."""
@@ -124,25 +155,22 @@ class Fetch:
             self._timer.cancel()
             self._timer = None
 
-    async def _try(self, attempt: _Attempt, *, is_last: bool) -> bool:
-        """One request to one upstream; whether its answer is the answer."""
-        asked_at = self._with.clock.now()
-        is_other = self._content.kind is ContentKind.OTHER
-        on_interim = self._tell_interim if is_other else None
-        request = Request(attempt.source.url, headers=self._request_fields(attempt), on_interim=on_interim)
-        self._with.statistics.fetches[attempt.source.server] += 1
-        async with self._with.fetcher.send(request) as response:
-            head = self._head_of(response, asked_at)
-            if 200 <= head.status < 300 and (head.status != 206 or self._arrived):
-                await self._take(attempt, response, head)
-            elif head.status == 304 and self._order.stored is not None:
-                await self._keep(self._order.stored, head)
-            elif self._is_answer_of_a_site(head.status, is_last=is_last):
-                await self._take(attempt, response, head)
-            else:
-                return await self._is_final(attempt, response, head)
+    async def _use(self, asking: Asking, race: Race) -> bool:
+        """Takes an answer; whether it is the answer."""
+        attempt, response = asking.attempt, await asking.answer
+        head = self._head_of(response, asking.asked_at)
+        if 200 <= head.status < 300 and (head.status != 206 or self._arrived):
+            await race.settle(asking)
+            await self._take(attempt, response, head)
+        elif head.status == 304 and self._order.stored is not None and not attempt.source.is_sibling:
+            await race.settle(asking)
+            await self._keep(self._order.stored, head)
+        elif self._is_answer_of_a_site(head.status, is_last=race.is_last):
+            await self._take(attempt, response, head)
+        else:
+            return await self._is_final(attempt, response, head, race)
         if head.status < 500:
-            self._with.health.note_success(attempt.source.server)
+            self._with.health.note_success(attempt.source.server, self._with.clock.monotonic())
         else:
             self._note_failure(attempt, StatusError(attempt.source.url, head.status))
         return True
@@ -158,8 +186,10 @@ class Fetch:
     def _tell_interim(self, status: int, fields: tuple[tuple[str, str], ...]) -> None:
         self._flight.tell_interim(status, Headers(fields).end_to_end())
 
-    def _request_fields(self, attempt: _Attempt) -> Mapping[str, str]:
+    def _request_fields(self, attempt: Attempt) -> Mapping[str, str]:
         fields = self._order.fields(self._with.edge_name)
+        if attempt.source.is_sibling:
+            fields[SIBLING_FIELD] = self._with.edge_name
         if attempt.wants_fresh_copy:
             fields.update({name.lower(): value for name, value in NO_CACHE.items()})
         if self._order.stored is not None and (not attempt.wants_fresh_copy or self._content.kind is ContentKind.OTHER):
@@ -182,8 +212,9 @@ class Fetch:
 
     # ------------------------------------------------------------------------------------------------ a whole body
 
-    async def _take(self, attempt: _Attempt, response: Response, head: StoredHead) -> None:
+    async def _take(self, attempt: Attempt, response: Response, head: StoredHead) -> None:
         """Takes a body to its end."""
+        self._is_siblings = attempt.source.is_sibling
         skipped = self._place_of(attempt, response, head)
         body = self._flight.body or self._begin(response, head)
         async for piece in response.chunks():
@@ -206,7 +237,7 @@ class Fetch:
         self._timer = loop.call_later(HOLD_SECONDS, self._show_if_late, body)
         return body
 
-    def _place_of(self, attempt: _Attempt, response: Response, head: StoredHead) -> int:
+    def _place_of(self, attempt: Attempt, response: Response, head: StoredHead) -> int:
         """How many bytes of this answer are known already from one that broke off.
 
         Raises:
@@ -224,7 +255,7 @@ class Fetch:
             raise MalformedAnswerError(url, "the part it sent is not the one asked for")
         return 0
 
-    async def _append(self, attempt: _Attempt, body: ArrivingBody, piece: bytes) -> None:
+    async def _append(self, attempt: Attempt, body: ArrivingBody, piece: bytes) -> None:
         if body.size is not None and body.arrived + len(piece) > body.size:
             raise MalformedAnswerError(attempt.source.url, f"more than its {body.size} bytes came")
         if self._is_judged and body.arrived + len(piece) > judged_bytes_max(self._content):
@@ -256,9 +287,10 @@ class Fetch:
     def _show(self, body: ArrivingBody) -> None:
         """Lets clients see a body that is still arriving; manifests and whitelists are judged whole."""
         if self._head is not None and (not self._is_judged or body.is_complete):
-            self._flight.publish(Arriving(self._head, self._content, body, self._is_stored, self._is_shareable))
+            is_stored = self._is_stored and not self._is_siblings
+            self._flight.publish(Arriving(self._head, self._content, body, is_stored, self._is_shareable))
 
-    async def _finish(self, attempt: _Attempt, body: ArrivingBody) -> None:
+    async def _finish(self, attempt: Attempt, body: ArrivingBody) -> None:
         assert self._head is not None
         self._stop_timer()
         self._check_digest(attempt)
@@ -272,10 +304,11 @@ class Fetch:
             self._remember(entry)
             self._flight.publish(Complete(entry, self._is_stored, self._is_shareable))
         self._show(body)
-        if self._is_stored and (self._head.status == 200 or self._content.kind is ContentKind.OTHER):
+        is_kept_here = not self._is_siblings  # the disks of siblings are one cache
+        if self._is_stored and is_kept_here and (self._head.status == 200 or self._content.kind is ContentKind.OTHER):
             await self._store(body, self._head)
 
-    def _check_digest(self, attempt: _Attempt) -> None:
+    def _check_digest(self, attempt: Attempt) -> None:
         if self._hasher is not None:
             digest = self._hasher.digest()
             if digest != self._content.digest:
@@ -300,14 +333,14 @@ class Fetch:
             self._note_storage(error)
         self._flight.publish(Kept(head))
 
-    async def _is_final(self, attempt: _Attempt, response: Response, head: StoredHead) -> bool:
+    async def _is_final(self, attempt: Attempt, response: Response, head: StoredHead, race: Race) -> bool:
         """Takes an answer without what was asked for; whether asking further upstreams is pointless."""
-        server, status = attempt.source.server, head.status
-        if status >= 500 or status in {206, 304}:
-            self._note(attempt, StatusError(attempt.source.url, status))
+        source, status = attempt.source, head.status
+        if self._is_failure(source, status):
+            self._note(attempt, StatusError(source.url, status, retry_after_seconds(response.headers)))
         else:
-            self._with.health.note_success(server)
-        if self._flight.is_public:
+            self._with.health.note_success(source.server, self._with.clock.monotonic())
+        if self._flight.is_public or source.is_sibling:  # a sibling knows less than those it would have asked
             return False
         entry = self._entry(head, await _small_body(response))
         is_final = status < 500 and status not in _NEXT_MAY_KNOW_BETTER
@@ -318,11 +351,18 @@ class Fetch:
                 self._with.memory.put(entry)
             self._flight.publish(answer)
         elif status in _BELIEVED_BY_ALL:
-            self._negatives += 1
+            self._negatives.add(source.origin)
+            race.skip(source.origin)
             self._second_best = answer
         elif self._second_best is None and status not in {206, 304}:
             self._second_best = answer
         return is_final
+
+    def _is_failure(self, source: Source, status: int) -> bool:
+        """Whether a status is the server's trouble; of an ordinary site, 429 is for one client and not for all."""
+        if source.is_sibling and status in {502, 504}:  # it is well, but found no upstream that is
+            return False
+        return status >= 500 or status in {206, 304} or (status == 429 and not self._order.destination.is_general)
 
     def _give_up(self) -> None:
         """No upstream had it. That there is no such thing is believed if all of them said so.
@@ -330,21 +370,21 @@ class Fetch:
         Raises:
             UpstreamsFailedError: they did not.
         """
-        best = self._second_best
-        if best is None or self._negatives < len(self._order.destination.sources):
-            raise UpstreamsFailedError(self._order.destination.sources[0].url, tuple(self._causes), best)
+        best, sources = self._second_best, self._order.destination.sources
+        if best is None or not self._negatives >= {source.origin for source in sources}:
+            raise UpstreamsFailedError(sources[0].url, tuple(self._causes), best)
         if best.is_shareable and not self._flight.is_outdated:
             self._with.memory.put_negative(best.entry)
         self._flight.publish(replace(best, is_stored=best.is_shareable))
 
-    def _note(self, attempt: _Attempt, error: CdnError) -> None:
+    def _note(self, attempt: Attempt, error: CdnError) -> None:
         """Remembers what went wrong, and forgets a body that nobody has seen and nobody can continue."""
         self._note_failure(attempt, error)
         self._causes.append(error)
         if not self._flight.is_public and not self._can_continue(error):
             self._discard_body()
 
-    def _note_failure(self, attempt: _Attempt, error: CdnError) -> None:
+    def _note_failure(self, attempt: Attempt, error: CdnError) -> None:
         statistics, server = self._with.statistics, attempt.source.server
         statistics.fetch_failures[server] += 1
         if isinstance(error, HashMismatchError):
@@ -352,7 +392,7 @@ class Fetch:
         if isinstance(error, RollbackError):
             statistics.older_manifests += 1
         else:
-            self._with.health.note_failure(server, str(error), self._with.clock.monotonic())
+            self._with.health.note_failure(server, error, self._with.clock.monotonic())
         event("edge.upstream.failed", level="warning", url=attempt.source.url, reason=str(error))
 
     def _can_continue(self, error: CdnError) -> bool:

@@ -99,7 +99,7 @@ class Finder:
                 return entry
             file = await self._open(key, content)
         if file is None:
-            return None
+            return self._with.memory.get(key)  # a fetch may have come to its end meanwhile
         head = file.facts.head
         verdict = self._with.purges.judge(key, head.answered_at, self._with.clock.now())
         if verdict is Verdict.GONE:

@@ -12,6 +12,7 @@ from prometheus_client.registry import Collector
 from edge.disk_cache import DiskCache
 from edge.memory_cache import MemoryCache
 from edge.statistics import Result, Statistics
+from edge.upstream_metrics import upstream_metrics
 from edge.upstreams import UpstreamHealth
 
 
@@ -24,12 +25,14 @@ class Gauges:
         disk: the disk tier.
         health: of the upstreams.
         fetches: fetches under way.
+        now: seconds of the monotonic clock.
     """
 
     memory: MemoryCache
     disk: DiskCache
     health: UpstreamHealth
     fetches: int
+    now: float
 
 
 class EdgeCollector(Collector):
@@ -100,6 +103,7 @@ class EdgeCollector(Collector):
         failures = GaugeMetricFamily("edge_upstream_failing", "Failures in a row of an upstream.", labels=["server"])
         for server, health in gauges.health.servers.items():
             failures.add_metric([server], health.failures)
+        yield from upstream_metrics(gauges.health, gauges.now)
         yield from (used, limit, failures)
         yield GaugeMetricFamily("edge_connections_open", "Connections open now.", self._counted.connections_open)
         yield GaugeMetricFamily("edge_fetches_open", "Fetches under way.", gauges.fetches)

@@ -18,9 +18,11 @@ from edge.memory_cache import MemoryCache
 from edge.purging import StandingRules
 from edge.repository_states import RepositoryStates
 from edge.revisions import RevisionWatch
-from edge.routing import Destination
+from edge.routing import Destination, Source
+from edge.siblings import Siblings
 from edge.statistics import Statistics
 from edge.stored_variants import StoredVariants
+from edge.upstream_turns import Turns
 from edge.upstreams import UpstreamHealth
 
 STORES_MAX: Final = 64
@@ -41,6 +43,7 @@ class FetchOrder:
         via: through whom the request came, so that circles are found.
         may_keep: whether the answer may be stored, if its own fields allow it.
         has_stand_in: whether what is stored would serve if all upstreams fail.
+        keeper: the sibling to ask first, if one keeps it.
         flight_key: under which others find this fetch; the destination's key if empty.
     """
 
@@ -53,6 +56,7 @@ class FetchOrder:
     via: str = ""
     may_keep: bool = True
     has_stand_in: bool = False
+    keeper: Source | None = None
     flight_key: str = ""
 
     def fields(self, edge_name: str) -> dict[str, str]:
@@ -105,10 +109,12 @@ class DocumentJudge(Protocol):
 
 @dataclass(slots=True)
 class Supplies:
-    """What fetches work with; `health` and `lifetimes` are replaced by a reload."""
+    """What fetches work with; `health`, `siblings` and `lifetimes` are replaced by a reload."""
 
     fetcher: Fetcher
     health: UpstreamHealth
+    siblings: Siblings
+    turns: Turns
     memory: MemoryCache
     disk: DiskCache
     clock: Clock

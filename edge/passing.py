@@ -15,6 +15,7 @@ from cdn.errors import TransportError, UnreachableError
 from cdn.transport.base import Request as UpstreamRequest
 from cdn.transport.base import Response
 from edge.answering import Answer, CacheStatus, Representation, answer_from, kept_fields, passed_answer
+from edge.asking import asked
 from edge.collapsing import Flights
 from edge.exchange import ClientGone, Exchange
 from edge.headers import Headers, http_date
@@ -24,6 +25,7 @@ from edge.request import Request, RequestError
 from edge.routing import Destination, Source
 from edge.statistics import Result
 from edge.target import parse_target
+from edge.upstream_health import UpstreamBusyError
 
 _NOT_PASSED_ON: Final = ("Expect", "Host", "Via")
 
@@ -70,8 +72,9 @@ class Passing:
             fields = (("Date", http_date(self._with.clock.now())), ("Allow", "GET, HEAD, OPTIONS"))
             await exchange.send(Answer(204, Headers(fields)), b"")
             return
-        causes: list[Exception] = []
-        for source in self._with.health.ordered(destination.sources, self._with.clock.monotonic()):
+        health, now = self._with.health, self._with.clock.monotonic()
+        causes = health.pausing(destination.sources, now)
+        for source in health.ordered(destination.sources, now):
             upload = _Upload(exchange)
             try:
                 await self._pass(request, exchange, destination, source, upload)
@@ -80,11 +83,11 @@ class Passing:
                 if upload.failure is not None:
                     raise upload.failure from error
                 self._with.statistics.fetch_failures[source.server] += 1
-                self._with.health.note_failure(source.server, str(error), self._with.clock.monotonic())
+                self._with.health.note_failure(source.server, error, self._with.clock.monotonic())
                 if exchange.status:
                     raise
                 causes.append(error)
-                if not isinstance(error, UnreachableError):
+                if not isinstance(error, UnreachableError | UpstreamBusyError):
                     break
         raise UpstreamsFailedError(destination.sources[0].url, tuple(causes), None)
 
@@ -92,19 +95,19 @@ class Passing:
         self, request: Request, exchange: Exchange, destination: Destination, source: Source, upload: _Upload
     ) -> None:
         asked_at = self._with.clock.now()
-        asked = UpstreamRequest(
+        request_up = UpstreamRequest(
             source.url,
             request.method,
             self._fields(request),
+            proxy=source.proxy,
             body=upload.pieces() if request.has_body else None,
             on_interim=lambda status, fields: exchange.tell_interim(status, Headers(fields).end_to_end()),
         )
-        self._with.statistics.fetches[source.server] += 1
-        async with self._with.fetcher.send(asked) as response:
+        async with asked(self._with, source, request_up) as response:
             headers = kept_fields(destination.content, Headers.of(response.headers.items()))
             now = self._with.clock.now()
             head = StoredHead(response.status, dated(headers, now), asked_at, now)
-            self._with.health.note_success(source.server)
+            self._with.health.note_success(source.server, self._with.clock.monotonic())
             if invalidates(request.method, head.status):
                 await self._invalidate(request, destination, head.headers)
             self._count(exchange, destination)
@@ -146,19 +149,21 @@ class Passing:
             UpstreamsFailedError: no upstream answered.
         """
         content, fields = order.destination.content, order.fields(self._with.edge_name)
-        causes: list[Exception] = []
+        health, now = self._with.health, self._with.clock.monotonic()
+        causes = health.pausing(order.destination.sources, now)
         best: StoredHead | None = None
         length: str | None = None
-        for source in self._with.health.ordered(order.destination.sources, self._with.clock.monotonic()):
+        for source in health.ordered(order.destination.sources, now):
             asked_at = self._with.clock.now()
             try:
-                async with self._with.fetcher.send(UpstreamRequest(source.url, "HEAD", fields)) as response:
+                request_up = UpstreamRequest(source.url, "HEAD", fields, source.proxy)
+                async with asked(self._with, source, request_up) as response:
                     headers = Headers.of(response.headers.items())
                     length = headers.get("Content-Length")
                     headers = kept_fields(content, headers)
                     best = StoredHead(response.status, headers, asked_at, self._with.clock.now())
             except TransportError as error:
-                self._with.health.note_failure(source.server, str(error), self._with.clock.monotonic())
+                self._with.health.note_failure(source.server, error, self._with.clock.monotonic())
                 causes.append(error)
                 continue
             if best.status < 500 and best.status not in {404, 410}:

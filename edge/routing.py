@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Final
 
+from cdn.client.source_list import ONLY_DIRECT
+from cdn.errors import without_login
 from cdn.manifest import is_repository_name
 from edge.config import EdgeConfig
 from edge.config_checks import url_target
@@ -12,6 +16,8 @@ from edge.content import Content, ContentKind, content_of, object_key, site_key
 from edge.request import RequestError
 from edge.target import Target
 
+_VIA: Final = " via "
+
 
 @dataclass(frozen=True, slots=True)
 class Source:
@@ -19,11 +25,22 @@ class Source:
 
     Args:
         url: what to ask for.
-        server: scheme, host and port, by which its health is known.
+        server: scheme, host and port, and through which proxy if there is one; by this its health is known.
+        group: those with the same number are equal, and asked before those with a higher one.
+        proxy: through which it is asked.
+        is_sibling: it is an edge of the same place, which asks none of its siblings in turn.
     """
 
     url: str
     server: str
+    group: int = 0
+    proxy: str | None = None
+    is_sibling: bool = False
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port of the server itself."""
+        return self.server.partition(_VIA)[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,16 +77,37 @@ class Routes:
         self._upstreams = config.upstreams
         self._general = sorted((each for each in config.upstreams if each.path), key=lambda each: -len(each.path))
         self._is_forwarding = config.forward.enabled
-        repositories = [_before_mark(url) for each in config.upstreams if not each.path for url in each.urls]
-        sites = [url for each in self._general for url in each.urls] + list(config.forward.allow)
+        repositories = [_before_mark(url) for each in config.upstreams if not each.path for url in each.servers]
+        sites = [url for each in self._general for url in each.servers] + list(config.forward.allow)
         self._sites = tuple({(target.origin, target.path) for target in map(url_target, sites)})
         self._allowed = self._sites + tuple({(target.origin, target.path) for target in map(url_target, repositories)})
 
     @property
     def servers(self) -> tuple[str, ...]:
         """All upstream servers, as `Source.server` has them."""
-        urls = [url_target(url.replace(REPOSITORY_MARK, "x")) for each in self._upstreams for url in each.urls]
-        return tuple(dict.fromkeys(target.origin for target in urls))
+        return tuple(self.connections)
+
+    @property
+    def connections(self) -> dict[str, int]:
+        """All upstream servers, and how many requests may be under way to each; 0 where nothing is said."""
+        limits: dict[str, int] = {}
+        for upstream in self._upstreams:
+            for source in _sources(upstream, ""):
+                known = limits.get(source.server, 0)
+                limits[source.server] = min(known, upstream.connections) or known or upstream.connections
+        return limits
+
+    def probes(self) -> Iterator[tuple[Source, float]]:
+        """What to ask which server for to see whether it is well, and how often in seconds."""
+        for upstream in self._upstreams:
+            urls = {url_target(_unmarked(url)).origin: upstream.probe_url(url) for url in upstream.servers}
+            if upstream.probe:
+                for source in _sources(upstream, ""):
+                    yield replace(source, url=urls[source.origin]), upstream.probe_interval
+
+    def holds(self, repository: str) -> bool:
+        """Whether an upstream holds a repository."""
+        return self._upstream_of(repository) is not None
 
     def locate(self, target: Target) -> Destination:
         """Says what a target is about.
@@ -96,7 +134,7 @@ class Routes:
         if upstream is None:
             raise RequestError(403, f"the repository {repository} is not served here")
         content = content_of(target.path)
-        sources = tuple(_source(f"{base}/{rest}") for base in upstream.bases(repository))
+        sources = tuple(_sources(upstream, repository, f"/{rest}"))
         return Destination(_key(content, target), content, sources, target)
 
     def _reverse_general(self, target: Target) -> Destination:
@@ -105,7 +143,7 @@ class Routes:
         if upstream is None:
             raise RequestError(403, "nothing is configured to be served under this path")
         rest = target.path_and_query[len(upstream.path.rstrip("/")) :]
-        sources = tuple(_source(f"{url.rstrip('/')}{rest}") for url in upstream.urls)
+        sources = tuple(_sources(upstream, "", rest))
         content = Content(ContentKind.OTHER, path=target.path)
         return Destination(site_key(target.url), content, sources, target, is_general=True)
 
@@ -117,21 +155,32 @@ class Routes:
         content, is_on_site = content_of(target.path), self._is_on_site(target)
         if is_on_site and target.path.endswith(".json") and REPOSITORIES_PATH not in target.path:
             content = Content(ContentKind.OTHER, path=target.path)
-        asked = Source(target.url, target.origin)
-        sources = (asked, *self._others(content, asked))
+        sources = self._sources_of(content, target)
         is_general = is_on_site and content.kind is ContentKind.OTHER
         return Destination(_key(content, target), content, sources, target, is_general)
 
     def _is_on_site(self, target: Target) -> bool:
         return any(target.origin == origin and _is_below(target.path, path) for origin, path in self._sites)
 
-    def _others(self, content: Content, asked: Source) -> tuple[Source, ...]:
-        """Who else may be asked for an object: anybody, since it is verified."""
+    def _sources_of(self, content: Content, target: Target) -> tuple[Source, ...]:
+        """Who is asked for what a client asked one server for: of an object anybody, since it is verified.
+
+        The server that the client named comes first, with those that are configured as its equals.
+        """
         upstream = self._upstream_of(content.repository) if content.kind is ContentKind.OBJECT else None
-        if upstream is None:
-            return ()
-        sources = (_source(f"{base}/{content.path}") for base in upstream.bases(content.repository))
-        return tuple(source for source in sources if source.server != asked.server)
+        others = tuple(_sources(upstream, content.repository, f"/{content.path}")) if upstream is not None else ()
+        preferred = {source.group for source in others if source.origin == target.origin and target.query is None}
+        if preferred:
+            return tuple(sorted(others, key=lambda source: source.group not in preferred))
+        asked = tuple(self._asked(target))
+        return asked + tuple(replace(source, group=source.group + len(asked)) for source in others)
+
+    def _asked(self, target: Target) -> Iterator[Source]:
+        """The server that a client named, through the proxies that are configured for it."""
+        upstream = next((each for each in self._upstreams if target.origin in _origins(each)), None)
+        groups = upstream.proxy_groups if upstream is not None else ONLY_DIRECT
+        for number, proxies in enumerate(groups):
+            yield from (_source(target.url, proxy, number) for proxy in proxies)
 
     def _upstream_of(self, repository: str) -> UpstreamSettings | None:
         return next((upstream for upstream in self._upstreams if upstream.holds(repository)), None)
@@ -143,8 +192,30 @@ def _key(content: Content, target: Target) -> str:
     return target.url
 
 
-def _source(url: str) -> Source:
-    return Source(url, url_target(url.partition("?")[0]).origin)
+def _sources(upstream: UpstreamSettings, repository: str, rest: str = "") -> Iterator[Source]:
+    """The servers of an upstream: every server through the first proxies, then through the next, then further servers.
+
+    As real clients do it (spec §8.6).
+    """
+    number = 0
+    for urls in upstream.groups:
+        bases = [url.replace(REPOSITORY_MARK, repository or "x").rstrip("/") for url in urls]
+        for proxies in upstream.proxy_groups:
+            yield from (_source(base + rest, proxy, number) for base in bases for proxy in proxies)
+            number += 1
+
+
+def _source(url: str, proxy: str | None = None, group: int = 0) -> Source:
+    origin = url_target(url.partition("?")[0]).origin
+    return Source(url, f"{origin}{_VIA}{without_login(proxy)}" if proxy is not None else origin, group, proxy)
+
+
+def _origins(upstream: UpstreamSettings) -> set[str]:
+    return {url_target(_unmarked(url)).origin for url in upstream.servers}
+
+
+def _unmarked(url: str) -> str:
+    return url.replace(REPOSITORY_MARK, "x")
 
 
 def _before_mark(url: str) -> str:

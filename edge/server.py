@@ -35,6 +35,7 @@ from edge.metrics import Gauges, render_metrics
 from edge.neighbours import Neighbours, OwnMemory, OwnVariants
 from edge.orders import Supplies
 from edge.own_requests import OwnRequests
+from edge.probing import Prober
 from edge.protocol import Connection
 from edge.purger import Purger
 from edge.revisions import RevisionWatch
@@ -42,11 +43,13 @@ from edge.routing import Routes
 from edge.service import EdgeService
 from edge.shards import WHOLE, Share
 from edge.shared import Shared
+from edge.siblings import Siblings
 from edge.signed_documents import SignedDocuments
 from edge.statistics import Statistics
 from edge.stored_variants import StoredVariants
 from edge.tls import Handshakes
-from edge.upstreams import UpstreamHealth
+from edge.upstream_turns import Turns
+from edge.upstreams import UpstreamHealth, servers_of
 
 CHECK_SECONDS: Final = 1.0
 SCRUB_PAUSE_SECONDS: Final = 60.0
@@ -91,6 +94,7 @@ class EdgeServer:
         self._flights = Flights()
         self._supplies: Supplies | None = None
         self._service: EdgeService | None = None
+        self._prober: Prober | None = None
         self._purger: Purger | None = None
         self._own: OwnRequests | None = None
         self._documents: SignedDocuments | None = None
@@ -213,7 +217,11 @@ class EdgeServer:
             supplies = self._supplies_now
             routes = Routes(config)
             self._service.replace_routes(routes)
-            supplies.health = supplies.health.replaced(routes.servers, config.fetch.retry_after)
+            fetch = config.fetch
+            supplies.health = supplies.health.replaced(servers_of(config, routes), fetch.retry_after, fetch.hedge_share)
+            supplies.siblings = Siblings(config.siblings, routes.holds)
+            if self._prober is not None:
+                self._prober.replace(routes.probes())
             supplies.lifetimes = _lifetimes(config.lifetimes)
             if self._documents is not None:
                 self._documents.settings = config.manifest
@@ -276,7 +284,11 @@ class EdgeServer:
             self._fetcher = HttpFetcher(_http_settings(config.fetch))
         self._supplies = Supplies(
             fetcher=self._fetcher,
-            health=UpstreamHealth(routes.servers, config.fetch.retry_after),
+            health=UpstreamHealth(
+                servers_of(config, routes), config.fetch.retry_after, hedge_share=config.fetch.hedge_share
+            ),
+            siblings=Siblings(config.siblings, routes.holds),
+            turns=Turns(config.fetch.queue_timeout, self._clock),
             memory=memory,
             disk=disk,
             clock=self._clock,
@@ -292,6 +304,7 @@ class EdgeServer:
         if not self._share.is_whole:
             self._neighbours = Neighbours(self._share, cache.directory, self._supplies)
         relay = self._neighbours.relay if self._neighbours is not None else None
+        self._prober = Prober(self._supplies, routes.probes())
         service = self._service = EdgeService(self._supplies, routes, self._flights, self._share, relay)
         self._own = OwnRequests(service.serve)
         self._supplies.documents = self._documents = SignedDocuments(self._supplies, self._own, config.manifest)
@@ -332,6 +345,8 @@ class EdgeServer:
         self._look_after(self._check_on)
         self._look_after(self._purger_now.work)
         self._look_after(self._remind_on)
+        if self._prober is not None:
+            self._look_after(self._prober.run)
         self._look_after(lambda: asyncio.to_thread(self._supplies_now.disk.count))
         if self._config.cache.scrub_bytes_per_second:
             self._look_after(self._scrub_on)
@@ -407,7 +422,7 @@ class EdgeServer:
     def metrics(self) -> bytes:
         """All metrics as text."""
         supplies = self._supplies_now
-        gauges = Gauges(supplies.memory, supplies.disk, supplies.health, len(self._flights))
+        gauges = Gauges(supplies.memory, supplies.disk, supplies.health, len(self._flights), self._clock.monotonic())
         return render_metrics(self.statistics, gauges)
 
     def status(self) -> dict[str, object]:
@@ -437,14 +452,7 @@ class EdgeServer:
             "damage": {"upstream": counted.hash_failures, "disk": counted.disk_failures},
             "connections": counted.connections_open,
             "fetches": len(self._flights),
-            "upstreams": {
-                server: {
-                    "state": "avoided" if health.avoid_until > now else "used",
-                    "failures": health.failures,
-                    "reason": health.reason,
-                }
-                for server, health in supplies.health.servers.items()
-            },
+            "upstreams": supplies.health.described(now),
         }
 
 

@@ -11,6 +11,7 @@ from typing import Final
 from cdn.errors import CdnError, DocumentError, HashMismatchError, TransportError
 from cdn.telemetry import event
 from edge.answering import Answer, CacheStatus, Representation, answer_from, error_answer
+from edge.asking import siblings_turn
 from edge.body_pieces import arriving_pieces, file_pieces
 from edge.collapsing import Arriving, Complete, Flight, Flights, FlightStopped, Kept, Outcome
 from edge.content import Content, ContentKind
@@ -254,6 +255,7 @@ class EdgeService:
         stored = found.fitting(request)
         validated = stored.head if is_validated and stored is not None and conditional_fields(stored.head) else None
         via = request.headers.joined("Via") or ""
+        keeper, flight_key = siblings_turn(self._with, self._flights, request, destination, found.flight_key)
         return FetchOrder(
             destination,
             passed,
@@ -265,7 +267,8 @@ class EdgeService:
             may_keep=authorization is None or is_other,
             has_stand_in=stored is not None
             and may_stand_in(request.headers, stored.head, stored.lifetime, self._with.clock.now()),
-            flight_key=found.flight_key,
+            keeper=keeper,
+            flight_key=flight_key,
         )
 
     # ------------------------------------------------------------------------------------------------ fetching

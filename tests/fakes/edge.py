@@ -42,10 +42,11 @@ def manifest_bytes(revision: int, timestamp: int = 1_600_000_000, fqrn: str = RE
     return body + b"--\n" + digest_of(Algorithm.SHA1, body).text.encode() + b"\n" + bytes(range(256))
 
 
-def edge_config(directory: Path, *urls: str, **changes: Any) -> EdgeConfig:
+def edge_config(directory: Path, *urls: str, between: str = ";", **changes: Any) -> EdgeConfig:
     """A configuration on loopback with any free ports, and these servers as upstreams of every repository."""
+    bases = tuple(f"{url}/cvmfs/@fqrn@" for url in urls)
     config = EdgeConfig(
-        upstreams=(UpstreamSettings("all", tuple(f"{url}/cvmfs/@fqrn@" for url in urls)),),
+        upstreams=(UpstreamSettings("all", bases if between == ";" else between.join(bases)),),
         name="edge.test",
         listen=ListenSettings(("127.0.0.1:0",)),
         admin=AdminSettings("127.0.0.1:0"),

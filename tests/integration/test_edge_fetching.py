@@ -293,6 +293,7 @@ async def test_the_last_word_of_failing_upstreams_is_passed_on(world):
     answer = await world.get(target)
     assert (answer.status, answer.body, answer.headers["retry-after"]) == (503, b"come back later", "7")
     world.publish(b"hello")
+    world.advance(7)
     assert (await world.get(target)).status == 200
 
 

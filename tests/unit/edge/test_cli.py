@@ -30,7 +30,7 @@ def refused(*arguments: str) -> CdnError:
 def test_the_example_is_checked_without_a_doubt():
     out = command("check-config", "--config", EXAMPLE)
     assert out.document is not None
-    assert (out.document["upstreams"], out.document["servers"]) == (3, 6)
+    assert (out.document["upstreams"], out.document["servers"]) == (3, 7)
     assert out.warnings == []
 
 

@@ -43,6 +43,23 @@ def test_only_upstreams_are_needed():
         ("workers = 65\n" + GOOD, "from 1 to 64"),
         ("workers = 4\n" + GOOD + '[cache]\nmemory_bytes = "2MiB"\n', "have no room for memory_object_bytes"),
         (GOOD + GOOD, "two have the same name"),
+        ('[[upstreams]]\nname = "a"\nurls = "http://a/@fqrn@|ftp://b/@fqrn@"\n', "x:3: upstreams[0].urls: 'ftp://b"),
+        ('[[upstreams]]\nname = "a"\nurls = ";|;"\n', "urls: name at least one server"),
+        ('[[upstreams]]\nname = "a"\nurls = ["http://a/@fqrn@;http://b/@fqrn@"]\n', "a list has an item for each"),
+        ('[[upstreams]]\nname = "a"\nurls = "http://a/@fqrn@;http://a/@fqrn@"\n', "a server is named twice"),
+        ('[[upstreams]]\nname = "a"\nurls = 7\n', "urls: expected an array"),
+        (GOOD + 'proxies = "ftp://p"\n', "x:4: upstreams[0].proxies: 'ftp://p' is no proxy"),
+        (GOOD + "connections = -1\n", "connections: must be at least 0"),
+        (GOOD + 'probe = ".cvmfspublished"\n', "probe: in a group of several repositories"),
+        (GOOD + 'probe = "/a?b"\n', "probe: "),
+        (
+            GOOD + '[siblings]\nurls = ["http://e:80/x"]\n',
+            "x:5: siblings.urls: 'http://e:80/x' is no base URL of an edge",
+        ),
+        (GOOD + '[siblings]\nurls = ["http://e:8000"]\n', "siblings.own: say by which URL"),
+        (GOOD + '[siblings]\nown = "http://e"\n[siblings.weights]\n"http://f" = 1.0\n', "is none of the siblings"),
+        (GOOD + '[siblings]\nown = "http://e"\n[siblings.weights]\n"http://e" = 0.0\n', "needs a weight above 0"),
+        (GOOD + "[fetch]\nhedge_share = 0.6\n", "hedge_share: must be from 0 to 0.5"),
         (GOOD + "[listen]\naddresses = []\n", "name at least one address"),
         (GOOD + '[listen]\naddresses = ["localhost:80"]\n', "localhost"),
         (GOOD + '[cache]\nmemory_bytes = "1MiB"\nmemory_object_bytes = "2MiB"\n', "larger than memory_bytes"),
@@ -64,5 +81,28 @@ def test_a_mistake_is_told(text, message):
 
 def test_a_group_of_one_repository_needs_no_mark():
     upstream = UpstreamSettings("a", ("http://a/b/",), ("sw.example.org",))
-    assert upstream.bases("sw.example.org") == ("http://a/b",)
+    assert upstream.groups == (("http://a/b/",),)
     assert not upstream.holds("sx.example.org")
+
+
+@pytest.mark.parametrize(
+    ("urls", "groups"),
+    [
+        (["http://a/@fqrn@", "http://b/@fqrn@"], "a;b"),
+        ("http://a/@fqrn@;http://b/@fqrn@", "a;b"),
+        ("http://a/@fqrn@ | http://b/@fqrn@ ;http://c/@fqrn@", "a|b;c"),
+        (["http://a/@fqrn@|http://b/@fqrn@", "http://c/@fqrn@"], "a|b;c"),
+    ],
+)
+def test_groups_are_written_as_clients_write_them(urls, groups):
+    settings = UpstreamSettings("x", tuple(urls) if isinstance(urls, list) else urls)
+    assert ";".join("|".join(url[7] for url in group) for group in settings.groups) == groups
+
+
+def test_what_is_probed():
+    single = UpstreamSettings("x", ("http://a/b/",), ("sw.example.org",), probe=".cvmfspublished")
+    assert single.probe_url("http://a/b/") == "http://a/b/.cvmfspublished"
+    many = UpstreamSettings("x", ("http://a:8000/cvmfs/@fqrn@",), probe="/cvmfs/info/v1/repositories.json")
+    assert many.probe_url(many.servers[0]) == "http://a:8000/cvmfs/info/v1/repositories.json"
+    site = UpstreamSettings("x", ("http://a/frontier/",), path="/f/", probe="alive")
+    assert site.probe_url(site.servers[0]) == "http://a/frontier/alive"

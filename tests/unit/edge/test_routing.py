@@ -98,7 +98,7 @@ def test_a_forward_client_is_served_by_the_server_it_names_and_objects_by_all():
         "http://s2:8000/x/sw.example.org/.cvmfspublished"
     ]
     assert urls(f"http://s2:8000/x/sw.example.org/{OBJECT}") == [
-        f"http://s2:8000/x/sw.example.org/{OBJECT}",
+        f"http://S2:8000/x/sw.example.org/{OBJECT}",
         f"http://s1/cvmfs/sw.example.org/{OBJECT}",
     ]
     assert urls("http://other.example.org/pub/x") == ["http://other.example.org/pub/x"]
@@ -122,6 +122,58 @@ def test_no_other_server_can_be_reached(text):
     with pytest.raises(RequestError) as refused:
         urls(text)
     assert refused.value.status == 403
+
+
+GROUPED = Routes(
+    EdgeConfig(
+        upstreams=(
+            UpstreamSettings(
+                "all", "http://s1/@fqrn@|http://s2/@fqrn@;http://s3/@fqrn@", connections=4, probe="/alive"
+            ),
+            UpstreamSettings("far", "http://f/@fqrn@", ("far.org",), proxies="u:p@p1:3128|p2:3128;DIRECT"),
+            UpstreamSettings("again", "http://s1/x", ("x.org",), connections=2),
+        )
+    )
+)
+
+
+def asked(text: str) -> list[tuple[str, int, str | None]]:
+    return [(source.server, source.group, source.proxy) for source in GROUPED.locate(parse_target(text)).sources]
+
+
+def test_equals_have_the_same_number():
+    assert asked(f"/cvmfs/sw.example.org/{OBJECT}") == [
+        ("http://s1", 0, None),
+        ("http://s2", 0, None),
+        ("http://s3", 1, None),
+    ]
+
+
+def test_the_group_of_the_server_that_a_forward_client_names_comes_first():
+    assert [server for server, _, _ in asked(f"http://s3/sw.example.org/{OBJECT}")] == [
+        "http://s3",
+        "http://s1",
+        "http://s2",
+    ]
+
+
+@pytest.mark.parametrize("text", ["/cvmfs/far.org/.cvmfspublished", "http://f/far.org/.cvmfspublished"])
+def test_servers_behind_proxies_are_asked_through_them_however_they_are_named(text):
+    routes = Routes(EdgeConfig(upstreams=(GROUPED._upstreams[1],)))
+    sources = routes.locate(parse_target(text)).sources
+    assert [(source.server, source.group, source.proxy) for source in sources] == [
+        ("http://f via http://***@p1:3128", 0, "http://u:p@p1:3128"),
+        ("http://f via http://p2:3128", 0, "http://p2:3128"),
+        ("http://f", 1, None),
+    ]
+    assert {source.origin for source in sources} == {"http://f"}
+
+
+def test_the_smallest_limit_of_a_server_counts_and_each_is_probed_once():
+    assert GROUPED.connections["http://s1"] == 2
+    assert GROUPED.connections["http://s2"] == 4
+    assert GROUPED.connections["http://f"] == 0
+    assert [source.url for source, _ in GROUPED.probes()] == ["http://s1/alive", "http://s2/alive", "http://s3/alive"]
 
 
 def test_an_object_has_one_key_however_it_is_asked_for():

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from cdn.demo.places import CLIENTS, EDGE_NAME, EDGES, REPOSITORY
+from cdn.demo.places import CLIENTS, EDGE_NAME, EDGES
 from cdn.demo.settings import edge_config, geodns_config, quoted
 from edge.config import load as load_edge
 from geodns.config import load as load_geodns
@@ -17,7 +17,7 @@ def test_an_edge_reads_its_configuration_as_it_was_meant(tmp_path):
     assert config.name == "geneva"
     assert config.listen.addresses == ("127.0.0.2:1003",)
     assert config.admin.listen == "127.0.0.2:1004"
-    assert config.upstreams[0].bases(REPOSITORY) == tuple(f"{url}/cvmfs/{REPOSITORY}" for url in upstreams)
+    assert config.upstreams[0].servers == tuple(f"{url}/cvmfs/@fqrn@" for url in upstreams)
     assert config.cache.directory == tmp_path / "c"
 
 
