@@ -13,7 +13,7 @@ import re
 import socket
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -246,9 +246,7 @@ def _bench() -> _Bench:
     if not _benches:
         directory = tempfile.TemporaryDirectory(prefix="fuzz-edge-")
         cache = CacheSettings(Path(directory.name) / "cache", memory_object_bytes=20_000, scrub_bytes_per_second=0)
-        config = EdgeConfig(
-            CONFIG.upstreams, "edge.test", CONFIG.listen, CONFIG.admin, CONFIG.forward, cache, limits=CONFIG.limits
-        )
+        config = replace(CONFIG, name="edge.test", cache=cache)
         runner, fetcher = asyncio.Runner(loop_factory=_new_loop), MemoryFetcher(_upstream)
         bench = _Bench(runner, EdgeServer(config, clock=ManualClock(), fetcher=fetcher), fetcher, directory)
         runner.get_loop().set_exception_handler(lambda _, context: bench.complaints.append(context))
@@ -324,7 +322,10 @@ async def _check_answers(data: bytes, requests: list[Request], *, is_refused: bo
 
 def _known(answers: list[tuple[int, bytes]], requests: list[Request]) -> list[tuple[int, bytes]]:
     """What must be the same however the bytes arrived; of several things that are wrong any may be named."""
-    return [answer if number < len(requests) else (0, b"") for number, answer in enumerate(answers)]
+    return [
+        (status if number < len(requests) else 0, body if status < 400 else b"")
+        for number, (status, body) in enumerate(answers)
+    ]
 
 
 _FIELD = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+: ?[\t\x20-\xff]*\r\n"
