@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import struct
 from collections.abc import Sequence
@@ -38,6 +39,8 @@ class ClientStream(asyncio.Protocol):
         """Whether the transport holds enough that the client has not taken."""
         self._drained: asyncio.Future[None] | None = None
         self._sender: FileSender | None = None
+        self._second: socket.socket | None = None
+        """The client's socket once more, past the transport; the client sees its end only when this is closed, too."""
         self._has_noted = False
 
     def _has_room(self) -> None:
@@ -118,14 +121,23 @@ class ClientStream(asyncio.Protocol):
 
     def _new_sender(self, file: OpenFile, segments: Sequence[Segment], on_end: Ended) -> FileSender:
         assert self._transport is not None
-        stream = self._transport.get_extra_info("socket")
-        self._sender = FileSender(stream, file, segments, self._shared.service.confirm, on_end)
+        if self._second is None:
+            stream = self._transport.get_extra_info("socket")
+            self._second = socket.socket(stream.family, stream.type, stream.proto, os.dup(stream.fileno()))
+        self._sender = FileSender(self._second, file, segments, self._shared.service.confirm, on_end)
         return self._sender
 
     def _stop_sending(self) -> None:
         if self._sender is not None:
             self._sender.stop()
             self._sender = None
+
+    def _let_go(self) -> None:
+        """Ends sending files for good."""
+        self._stop_sending()
+        if self._second is not None:
+            self._second.close()
+            self._second = None
 
     # ------------------------------------------------------------------------------------------------ ending
 
@@ -146,6 +158,7 @@ class ClientStream(asyncio.Protocol):
         with suppress(OSError, AttributeError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_OFF)
         self._transport.abort()
+        self._let_go()
 
     @property
     def _has_unsent(self) -> bool:

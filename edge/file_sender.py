@@ -16,7 +16,7 @@ from functools import partial
 from typing import Final, Protocol
 
 from edge.disk_cache import DamagedFileError, OpenFile
-from edge.ranges import ByteRange, Segment
+from edge.ranges import Segment
 
 TURN_BYTES: Final = 1 << 20
 """How much one connection may send before others have their turn."""
@@ -38,7 +38,7 @@ class FileSender:
     """One sending.
 
     Args:
-        stream: the socket, of which a second descriptor is used.
+        sock: the socket, by another descriptor than the transport's; it stays open.
         file: kept open while this lasts.
         segments: parts of the file, and bytes that go before, between and behind them.
         confirm: hashes the file again, and says whether it is right; called in a thread.
@@ -47,19 +47,21 @@ class FileSender:
 
     def __init__(
         self,
-        stream: socket.socket,
+        sock: socket.socket,
         file: OpenFile,
         segments: Sequence[Segment],
         confirm: Callable[[OpenFile], bool],
         on_end: Ended,
     ) -> None:
         self._loop = asyncio.get_running_loop()
-        self._socket = socket.socket(stream.family, stream.type, stream.proto, os.dup(stream.fileno()))
+        self._socket = sock
+        self._out = sock.fileno()
+        self._in = file.descriptor
         self._file = file.keep()
         self._segments = segments
         self._confirm = confirm
         self._on_end = on_end
-        self._last = max((index for index, each in enumerate(segments) if isinstance(each, ByteRange)), default=-1)
+        self._last = _last_range(segments)
         self._index = 0
         self._position = 0
         self._warm_until = 0
@@ -88,7 +90,6 @@ class FileSender:
             return
         self._is_stopped = True
         self._wait_no_more()
-        self._socket.close()
         self._file.close()
 
     # ------------------------------------------------------------------------------------------------ from the loop
@@ -110,7 +111,7 @@ class FileSender:
         if self._index >= len(self._segments):
             self._end(None)
         elif not self._is_waiting:
-            self._loop.add_writer(self._socket.fileno(), self._turn)
+            self._loop.add_writer(self._out, self._turn)
             self._is_waiting = True
 
     def _turn(self) -> None:
@@ -125,7 +126,7 @@ class FileSender:
 
     def _wait_no_more(self) -> None:
         if self._is_waiting:
-            self._loop.remove_writer(self._socket.fileno())
+            self._loop.remove_writer(self._out)
             self._is_waiting = False
 
     # ------------------------------------------------------------------------------------------------ sending
@@ -141,7 +142,7 @@ class FileSender:
             wanted = min(size - self._position, budget)
             if not self._may_send(start, wanted, is_end=self._index == self._last and self._position + wanted == size):
                 return None
-            count = os.sendfile(self._socket.fileno(), self._file.descriptor, start, wanted)
+            count = os.sendfile(self._out, self._in, start, wanted)
             if count == 0:  # cut short: hashing it will find so
                 self._work(partial(self._confirm, self._file), is_lost=True)
                 return None
@@ -154,7 +155,7 @@ class FileSender:
     def _may_send(self, start: int, size: int, *, is_end: bool) -> bool:
         """Whether bytes are in memory and right as far as that can be known."""
         if start + size > self._warm_until and not (
-            is_resident(self._file.descriptor, start) and is_resident(self._file.descriptor, start + size - 1)
+            is_resident(self._in, start) and is_resident(self._in, start + size - 1)
         ):
             self._work(partial(self._warm, start, size))
             return False
@@ -189,6 +190,14 @@ class FileSender:
             self._on_end(self._outcome)
             return
         self._turn()
+
+
+def _last_range(segments: Sequence[Segment]) -> int:
+    """Where the last part of the file is among segments."""
+    index = len(segments) - 1
+    while index >= 0 and isinstance(segments[index], bytes):
+        index -= 1
+    return index
 
 
 def is_resident(descriptor: int, position: int) -> bool:

@@ -42,7 +42,13 @@ class Connection(ClientStream):
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
         self._reader = RequestReader(shared.request_limits, shared.memo)
+        self._memo = shared.memo
+        self._pending = self._reader.pending
+        self._hit = shared.service.hit
+        self._now = shared.clock.now
         self._task: asyncio.Task[None] | None = None
+        self._was_active = False
+        """Whether a request was answered at once since the last look; reading the clock each time costs too much."""
         self._is_reading = True
         self._is_ending = False
         self._active_at = 0.0
@@ -90,13 +96,29 @@ class Connection(ClientStream):
             self._client = None
         self._shared.slow_readers.forget(self)
         self._is_closing = True
-        self._stop_sending()
+        self._let_go()
         self._wake_writer()
         self._wake_body_reader()
         if self._task is not None:
             self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
+        request = self._memo.get(data)
+        if (
+            request is not None  # all of one request that was read before, and nothing else
+            and self._task is None
+            and self._is_writable
+            and not self._pending
+            and self._bucket is None
+            and not self._is_closing
+            and self._answer_at_once(request)
+        ):
+            self._was_active = True
+            return
+        self._look_at(data)
+
+    def _look_at(self, data: bytes) -> None:
+        """Takes any bytes."""
         if self._is_closing:
             return
         try:
@@ -170,8 +192,8 @@ class Connection(ClientStream):
     def _answer_at_once(self, request: Request) -> bool:
         if not request.is_plain or self._shared.is_draining:
             return False
-        now = self._shared.clock.now()
-        ready = self._shared.service.hit(request, now)
+        now = self._now()
+        ready = self._hit(request, now)
         if ready is None:
             return self._send_file_at_once(request, now)
         head, body = ready
@@ -374,6 +396,8 @@ class Connection(ClientStream):
     def check(self, now: float) -> None:
         """Ends the connection if the client is too slow; called about once a second."""
         limits = self._shared.limits
+        if self._was_active:
+            self._was_active, self._active_at = False, now
         self._note_unsent()
         if self._is_closing:
             if now - self._active_at > _LINGER_SECONDS and not self._has_unsent:

@@ -83,6 +83,7 @@ class EdgeService:
         self._share = share
         self._relay = relay
         self._with = supplies
+        self._memory, self._statistics, self._edge_name = supplies.memory, supplies.statistics, supplies.edge_name
         self._routes = routes
         self._flights = flights
         self._destinations: dict[str, Destination] = {}
@@ -109,13 +110,13 @@ class EdgeService:
     def hit(self, request: Request, now: float) -> tuple[bytes, bytes] | None:
         """Head and body for a plain request, if they are ready."""
         destination = self._destinations.get(request.target)
-        entry = self._with.memory.get(destination.key) if destination is not None else None
+        entry = self._memory.get(destination.key) if destination is not None else None
         if entry is None or now >= entry.fresh_until:
             return None
-        statistics = self._with.statistics
+        statistics, body = self._statistics, entry.body
         statistics.memory_hits += 1
-        statistics.memory_hit_bytes += len(entry.body)
-        return entry.plain_head(request, now, self._with.edge_name), entry.body
+        statistics.memory_hit_bytes += len(body)
+        return entry.plain_head(request, now, self._edge_name), body
 
     def hit_file(self, request: Request, now: float) -> tuple[bytes, OpenFile] | None:
         """Head and body for a plain request, if the body is in a file that is open; the caller closes it."""
