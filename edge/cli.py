@@ -148,10 +148,27 @@ def _confirm_all(out: Output) -> None:
     click.confirm("Forget everything, so that all of it has to be fetched again?", abort=True, err=True)
 
 
+@edge.command()
+@_ADMIN
+@click.option("--stop", is_flag=True, help="End the process when nobody is left.")
+@click.option("--undo", is_flag=True, help="Serve again, if its listeners are still open.")
+@click.option("--no-wait", is_flag=True, help="Do not wait until nobody is left.")
+@click.pass_obj
+def drain(out: Output, *, admin: str, stop: bool, undo: bool, no_wait: bool) -> None:
+    """Take a running edge out of service without a client noticing.
+
+    Its /healthz and /readyz say 503 at once, so that GeoDNS and load balancers turn to others. After `drain_delay` it
+    accepts no more connections, and answers under way have `drain_timeout` to finish.
+    """
+    from edge.operating import drain_and_wait
+
+    drain_and_wait(out, admin, undoes=undo, stops=stop, waits=not no_wait)
+
+
 def _status_text(document: dict[str, Any]) -> tuple[str | Table, ...]:
     requests, cache, transferred = document["requests"], document["cache"], document["bytes"]
     upstreams = [_upstream_row(name, each) for name, each in document["upstreams"].items()]
-    state = "stopping" if document["draining"] else "serving"
+    state = document["phase"]
     disk = f"{size_text(cache['disk_bytes'])} of {size_text(cache['disk_bytes_max'])} on disk"
     memory = f"{size_text(cache['memory_bytes'])} of {size_text(cache['memory_bytes_max'])} in memory"
     under_way = f"{document['connections']} connection(s), {document['fetches']} fetch(es) under way"

@@ -29,7 +29,9 @@ class LimitSettings:
         body_timeout: how long a client may send nothing of a request's body.
         idle_timeout: how long a connection may be unused.
         send_timeout: how long a client may take nothing of an answer.
-        drain_timeout: how long answers may go on after SIGTERM.
+        drain_delay: how long an edge that shall stop goes on serving after it began to say so at ``/healthz``, for
+            GeoDNS and load balancers to turn to others.
+        drain_timeout: how long answers may go on after that.
     """
 
     connections_max: int = 10_000
@@ -47,6 +49,7 @@ class LimitSettings:
     body_timeout: Duration = 30.0
     idle_timeout: Duration = 75.0
     send_timeout: Duration = 60.0
+    drain_delay: Duration = 0.0
     drain_timeout: Duration = 30.0
 
     def __post_init__(self) -> None:

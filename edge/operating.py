@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from cdn import daemon
-from cdn.errors import UsageError
+from cdn.errors import TransportError, UsageError
 from cdn.reporting import Output, Table, size_text
 from edge.running import ADMIN_EXAMPLE, KIND_OF_SERVICE, fetch_status
 
 _POLL_SECONDS: Final = 0.2
+_DRAIN_SURPLUS_SECONDS: Final = 10.0
 Order = dict[str, object]
 """What `edge.purging.PurgeOrder` reads."""
 
@@ -89,6 +90,50 @@ def _wait(out: Output, admin_url: str, meant: set[tuple[object, object]]) -> int
             if not left:
                 return int(status["purged_files"])
             time.sleep(_POLL_SECONDS)
+
+
+# ------------------------------------------------------------------------------------------------------- leaving
+
+
+def drain_and_wait(out: Output, admin_url: str, *, undoes: bool, stops: bool, waits: bool) -> None:
+    """Takes an edge out of service or back, and says how far it is.
+
+    Args:
+        out: told the result.
+        admin_url: the operator's listener.
+        undoes: whether it shall serve again.
+        stops: whether its process shall end.
+        waits: whether until nobody is left.
+
+    Raises:
+        UsageError: it is too late to undo it.
+        TransportError: the edge does not answer.
+    """
+    order = {"undo": undoes, "stop": stops}
+    told = daemon.send_command(admin_url, "drain", order, what=KIND_OF_SERVICE, example=ADMIN_EXAMPLE)
+    if waits and not undoes:
+        told = _wait_for_drain(out, admin_url, told, stops=stops)
+    phase, connections = told["phase"], told["connections"]
+    out.result({"phase": phase, "connections": connections}, f"{phase}, {connections} connection(s) open")
+
+
+def _wait_for_drain(out: Output, admin_url: str, told: dict[str, Any], *, stops: bool) -> dict[str, Any]:
+    deadline = time.monotonic() + float(told["seconds_max"]) + _DRAIN_SURPLUS_SECONDS
+    seen: tuple[object, object] | None = None
+    while time.monotonic() < deadline:
+        try:
+            told = fetch_status(admin_url)
+        except TransportError:
+            if not stops:
+                raise
+            return {"phase": "stopped", "connections": 0}
+        if (now := (told["phase"], told["connections"])) != seen:
+            out.note(f"{told['phase']}, {told['connections']} connection(s) open")
+            seen = now
+        if told["phase"] in {"serving", "drained"} and not stops:
+            return told
+        time.sleep(_POLL_SECONDS)
+    raise UsageError("the edge has not drained in the time it has for that; see its log")
 
 
 # ------------------------------------------------------------------------------------------------------- watching

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
@@ -41,7 +43,7 @@ class _EdgeService:
 
     def __init__(self, config_path: Path, config: EdgeConfig) -> None:
         self._config_path = config_path
-        self._server = EdgeServer(config)
+        self._server = EdgeServer(config, stop_wanted=lambda: os.kill(os.getpid(), signal.SIGTERM))
 
     async def start(self) -> Iterable[str]:
         server = self._server

@@ -17,6 +17,7 @@ from typing import Final
 
 from cdn.clock import Clock, SystemClock
 from cdn.daemon import Command, HttpListener, operator_application
+from cdn.errors import UsageError
 from cdn.telemetry import event
 from cdn.transport.base import Fetcher
 from cdn.transport.http import HttpFetcher, HttpSettings
@@ -29,6 +30,7 @@ from edge.config_listen import ListenSettings, TcpAddress
 from edge.config_upstreams import FetchSettings
 from edge.content import Lifetimes, digest_of_key
 from edge.disk_cache import DiskCache
+from edge.draining import Drain, Phase, parse_drain_order
 from edge.listeners import Listeners, ListeningSocket, bound_address, open_listeners
 from edge.memory_cache import MemoryCache
 from edge.metrics import Gauges, render_metrics
@@ -55,7 +57,6 @@ CHECK_SECONDS: Final = 1.0
 SCRUB_PAUSE_SECONDS: Final = 60.0
 """Between one pass over the cache and the next."""
 REMIND_SECONDS: Final = 600.0
-_DRAIN_STEP_SECONDS: Final = 0.05
 
 Address = tuple[str, int]
 
@@ -69,6 +70,7 @@ class EdgeServer:
         clock: the time.
         fetcher: how upstreams are asked; over HTTP by default.
         share: which part of the cache is its, if it is one of several workers.
+        stop_wanted: told when an operator wants the process to end.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class EdgeServer:
         clock: Clock | None = None,
         fetcher: Fetcher | None = None,
         share: Share = WHOLE,
+        stop_wanted: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
         self._share = share
@@ -107,6 +110,11 @@ class EdgeServer:
         """The same as a person says it."""
         self.admin_address: Address | None = None
         self._crashed = False
+        self._stop_wanted = stop_wanted
+        self._is_stopping = False
+        self._drain: Drain | None = None
+        self.has_successor = False
+        """Whether another process accepts from the same sockets, so that clients may take their time to leave."""
 
     @property
     def address(self) -> Address:
@@ -120,8 +128,8 @@ class EdgeServer:
 
     @property
     def is_draining(self) -> bool:
-        """Whether it is stopping."""
-        return self._shared is None or self._shared.is_draining
+        """Whether it is leaving, and new clients are better served elsewhere."""
+        return self._shared is None or self.phase is not Phase.SERVING
 
     @property
     def is_healthy(self) -> bool:
@@ -157,11 +165,8 @@ class EdgeServer:
         Args:
             drain_seconds: how long they may take; as configured if None, and with 0 every connection breaks at once.
         """
-        if self._acceptor is not None:
-            self._acceptor.close()
-        if self._shared is not None and self._service is not None:
-            self._shared.is_draining = self._service.is_draining = True
-            await self._drain(self._config.limits.drain_timeout if drain_seconds is None else drain_seconds)
+        self._is_stopping = True
+        await self._leave(drain_seconds)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -173,22 +178,58 @@ class EdgeServer:
             self._service.close()
         await self._close_parts()
 
-    async def _drain(self, seconds: float) -> None:
-        assert self._shared is not None
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + seconds
-        connections = self._shared.connections
-        while (connections or self._handshakes) and loop.time() < deadline:
-            for connection in [each for each in connections if each.is_idle]:
-                connection.close()
-            await asyncio.sleep(_DRAIN_STEP_SECONDS)
+    async def _leave(self, seconds: float | None) -> None:
+        limits, loop = self._config.limits, asyncio.get_running_loop()
+        if self._drain is None:
+            self._close_doors()
+            return
+        if seconds == 0:
+            await self._drain.break_off()
+        else:
+            delay = limits.drain_delay if seconds is None else 0.0
+            timeout = limits.drain_timeout if seconds is None else seconds
+            await self._drain.begin(delay_seconds=delay, timeout_seconds=timeout, waits_for_idle=self.has_successor)
         if self._handshakes is not None:
             await self._handshakes.abort()
-        for connection in list(connections):
-            connection.abort()
-        await asyncio.sleep(0)
         if self._neighbours is not None:
-            await self._neighbours.drain(deadline)
+            await self._neighbours.drain(loop.time() + (limits.drain_timeout if seconds is None else seconds))
+
+    def _close_doors(self) -> None:
+        if self._acceptor is not None:
+            self._acceptor.close()
+
+    def _on_phase(self, phase: Phase) -> None:
+        assert self._service is not None
+        assert self._shared is not None
+        self._service.is_draining = phase is not Phase.SERVING
+        self._shared.is_draining = phase in {Phase.CLOSED, Phase.DRAINED}
+
+    async def drain(self, document: dict[str, object]) -> dict[str, object]:
+        """Takes the edge out of service, or back; see `edge.draining.DrainOrder`.
+
+        Raises:
+            UsageError: the order is not sound, or it is too late to undo it.
+        """
+        order, limits = parse_drain_order(document), self._config.limits
+        if self._drain is None or (order.undo and self._is_stopping):
+            raise UsageError("the edge is stopping")
+        if order.undo:
+            self._drain.undo()
+        else:
+            _ = self._drain.begin(delay_seconds=limits.drain_delay, timeout_seconds=limits.drain_timeout)
+        if order.stop:
+            self._is_stopping = True
+            self._stop_wanted()
+        return {
+            "phase": self.phase.value,
+            "connections": self.statistics.connections_open,
+            "seconds_max": limits.drain_delay + limits.drain_timeout,
+        }
+
+    @property
+    def phase(self) -> Phase:
+        """How far it is on its way out."""
+        return Phase.SERVING if self._drain is None else self._drain.phase
 
     async def _close_parts(self) -> None:
         if self._admin is not None:
@@ -319,12 +360,13 @@ class EdgeServer:
         shared, limits = self._shared, self._config.limits
         assert shared is not None
         assert self._acceptor is not None
-        self._handshakes = Handshakes(
+        handshakes = self._handshakes = Handshakes(
             self.statistics,
             limits.handshake_timeout,
             lambda under_way: len(shared.connections) + under_way < limits.connections_max,
         )
-        await self._acceptor.open(lambda: Connection(shared), self._handshakes)
+        self._drain = Drain(shared.connections, lambda: len(handshakes), self._close_doors, self._on_phase)
+        await self._acceptor.open(lambda: Connection(shared), handshakes)
 
     async def _start_admin(self) -> None:
         if self._config.admin.listen:
@@ -334,6 +376,7 @@ class EdgeServer:
                     metrics=self.metrics,
                     is_ready=lambda: not self.is_draining,
                     commands=self.commands,
+                    why_not_ready=lambda: self.phase.value,
                 )
             )
             await admin.start(*listen_address(self._config.admin.listen))
@@ -411,7 +454,7 @@ class EdgeServer:
     @property
     def commands(self) -> dict[str, Command]:
         """What an operator can have it do, by name."""
-        return {"purge": self.purge}
+        return {"purge": self.purge, "drain": self.drain}
 
     async def purge(self, order: dict[str, object]) -> dict[str, object]:
         """Forgets what an order says: see `edge.purging.PurgeOrder` and `edge.purger.Purger.purge`."""
@@ -433,6 +476,7 @@ class EdgeServer:
             "name": supplies.edge_name,
             "listen": list(self.listening),
             "draining": self.is_draining,
+            "phase": self.phase.value,
             "requests": {
                 "all": counted.requests_answered,
                 "hits": counted.hits,
