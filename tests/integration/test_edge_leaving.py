@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from cdn.errors import UsageError
 from edge.cli import edge as edge_command
-from edge.config import LimitSettings
+from edge.config_limits import LimitSettings
 from edge.draining import Phase
 from tests.fakes.edge import Client, edge_world, until
 from tests.fakes.reporting import RecordingOutput
