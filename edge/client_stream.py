@@ -145,7 +145,7 @@ class ClientStream(asyncio.Protocol):
         """Ends the connection once what was written is sent."""
         self._is_closing = True
         self._stop_sending()
-        if self._transport is not None:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.close()
 
     def abort(self) -> None:

@@ -140,15 +140,12 @@ class Drain:
         if self.phase is Phase.SERVING:
             self._step(Step.LEAVE)
         if self.phase is Phase.LEAVING:
-            self._close()
+            await self._close()
         await self._end()
 
     async def _run(self, delay_seconds: float, timeout_seconds: float, *, waits_for_idle: bool) -> None:
         await asyncio.sleep(delay_seconds)
-        self._close_doors()
-        for _ in range(_TURNS):
-            await asyncio.sleep(0)
-        self._close()
+        await self._close()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout_seconds
         while (self._connections or self._count_handshakes()) and loop.time() < deadline:
@@ -157,9 +154,12 @@ class Drain:
             await asyncio.sleep(_STEP_SECONDS)
         await self._end()
 
-    def _close(self) -> None:
+    async def _close(self) -> None:
         self._close_doors()
-        self._step(Step.CLOSE)
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        if self.phase is Phase.LEAVING:
+            self._step(Step.CLOSE)
 
     def _close_idle(self) -> None:
         for connection in [each for each in self._connections if each.is_idle]:
@@ -168,11 +168,11 @@ class Drain:
     async def _end(self) -> None:
         self._close_idle()
         await asyncio.sleep(0)
+        if self.phase is Phase.CLOSED:
+            self._step(Step.FINISH)
         for connection in list(self._connections):
             connection.abort()
         await asyncio.sleep(0)
-        if self.phase is Phase.CLOSED:
-            self._step(Step.FINISH)
 
     def _step(self, step: Step) -> None:
         self.phase = next_phase(self.phase, step)

@@ -79,7 +79,9 @@ class Connection(ClientStream):
         self._active_at = shared.clock.monotonic()
 
     def _is_admitted(self) -> bool:
-        """Whether the client's address may have one more connection."""
+        """Whether anybody looks after connections, and the client's address may have one more."""
+        if self._shared.is_over:
+            return False
         clients = self._shared.clients
         if not clients.is_limited(self.client):
             return True

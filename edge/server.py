@@ -203,6 +203,7 @@ class EdgeServer:
         assert self._shared is not None
         self._service.is_draining = phase is not Phase.SERVING
         self._shared.is_draining = phase in {Phase.CLOSED, Phase.DRAINED}
+        self._shared.is_over = phase is Phase.DRAINED
 
     async def drain(self, document: dict[str, object]) -> dict[str, object]:
         """Takes the edge out of service, or back; see `edge.draining.DrainOrder`.

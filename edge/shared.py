@@ -57,6 +57,8 @@ class Shared:
     memo: dict[bytes, Request] = field(default_factory=dict)
     connections: set[Connection] = field(default_factory=set)
     is_draining: bool = False
+    is_over: bool = False
+    """Whether nobody looks after connections any more."""
     clients: ClientLimits = field(default_factory=ClientLimits)
     slow_readers: SlowReaders[ClientStream] = field(default_factory=lambda: SlowReaders(UNSENT_BYTES_MAX))
 
