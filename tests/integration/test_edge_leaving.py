@@ -11,8 +11,8 @@ from edge.cli import edge as edge_command
 from edge.config_limits import LimitSettings
 from edge.draining import Phase
 from tests.fakes.edge import Client, edge_world, until
+from tests.fakes.edge_process import running, write_config
 from tests.fakes.reporting import RecordingOutput
-from tests.integration.test_edge_process import Process, origin, running, write_config  # noqa: F401
 
 LATER = LimitSettings(drain_delay=60.0)
 
@@ -96,8 +96,8 @@ async def test_stopping_joins_a_drain_that_has_begun(tmp_path):
             await stopping
 
 
-async def test_a_process_that_is_drained_with_stop_ends(tmp_path, origin):  # noqa: F811
-    async with running(write_config(tmp_path, origin.url)) as process:
+async def test_a_process_that_is_drained_with_stop_ends(tmp_path):
+    async with running(write_config(tmp_path, "http://127.0.0.1:1")) as process:
         out = await command("drain", "--stop", "--admin", process.admin)
         assert out.document == {"phase": "stopped", "connections": 0}
         assert await asyncio.to_thread(process.process.wait, 30) == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.edge import Client
-from tests.integration.test_edge_process import Process, write_config
+from tests.fakes.edge_process import Process, write_config
 
 ROOT = Path(__file__).parents[2]
 UNITS = sorted((ROOT / "packaging" / "systemd").iterdir())
