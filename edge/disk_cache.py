@@ -12,9 +12,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -33,8 +31,6 @@ from edge.statistics import Statistics
 from edge.verified_bodies import Identity, VerifiedBodies, check_body, identity_of, pieces_of
 
 _OUTDATED_MODE: Final = 0o400
-_TOUCH_SECONDS: Final = 300.0
-"""How often the time of last use is written at most."""
 
 
 @dataclass(slots=True)
@@ -99,6 +95,7 @@ class DiskCache:
         verify_seconds: how long a verified body is trusted while its file does not change.
         statistics: counts failures and evictions.
         is_resident: says of a file name that its body is also in memory, which makes it worth keeping.
+        pinned_share: which part of the room what is pinned may keep for itself.
         share: whose shards are counted and evicted from; what lies in others may be read. Workers that share a
             directory leave taking it, and what others left in it, to the process that started them.
     """
@@ -112,6 +109,7 @@ class DiskCache:
         verify_seconds: float,
         statistics: Statistics,
         is_resident: Callable[[str], bool] = lambda _name: False,
+        pinned_share: float = 0.25,
         share: Share = WHOLE,
     ) -> None:
         self._root = directory
@@ -127,6 +125,7 @@ class DiskCache:
             statistics=statistics,
             trouble=self._trouble,
             is_resident=is_resident,
+            pinned_share=pinned_share,
         )
         self._verified = VerifiedBodies(verify_seconds)
         self._lock = threading.Lock()
@@ -142,14 +141,13 @@ class DiskCache:
             UsageError: another edge uses it, or it cannot be made.
         """
         try:
-            is_new = not self._files.exists()
             for directory in (self._root, self._files, self._temporary):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._share.is_whole:
                 self._taken.take()
             for left in self._temporary.glob(f"{self._share.index}-*"):
                 left.unlink()
-            self.room.open(is_new=is_new)
+            self.room.open()
         except UsageError:
             self.close()
             raise
@@ -235,17 +233,11 @@ class DiskCache:
         return True
 
     def _touch(self, name: str, descriptor: int) -> bool:
-        """Notes that a file was used; whether that changed its times.
-
-        Where the file system refuses, files are evicted in the order they came.
-        """
-        now = time.time()
+        """Notes that a file was used; whether that changed its times."""
         before = os.fstat(descriptor)
-        if now - before.st_mtime < _TOUCH_SECONDS:
+        if not self.room.touch(name, before):
             return False
-        with suppress(OSError):
-            os.utime(self._path(name), (now, now))
-            self._verified.follow(name, identity_of(before), identity_of(os.fstat(descriptor)))
+        self._verified.follow(name, identity_of(before), identity_of(os.fstat(descriptor)))
         return True
 
     # ------------------------------------------------------------------------------------------------ writing
@@ -307,6 +299,10 @@ class DiskCache:
             found.close()
             if spool is not None:
                 spool.close()
+
+    def pin(self, key: str, *, is_pinned: bool = True) -> None:
+        """Lets what is cached under a key stay when room is made, or no longer."""
+        self.room.pin(file_name(key), is_pinned=is_pinned)
 
     # ------------------------------------------------------------------------------------------------ forgetting
 

@@ -1,7 +1,8 @@
 """The room of the disk tier: how much is taken, never more than allowed, and whose turn it is to go.
 
 Files lie in 256 folders, the shards, by the first two digits of their names. There is no list of them in memory: when
-room is needed, the next shards are listed, and of what they hold the part that is worth least goes. What lies there
+room is needed, the next shards are listed, and of what they hold the part that is worth least goes (`edge.eviction`),
+so that the next listing is a while away. Each file carries its place itself (`edge.disk_places`). What lies there
 from an earlier run is not known until it was counted; until then a mark that the earlier run left says how much it can
 be at most, and room is given out accordingly.
 
@@ -13,37 +14,29 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from cdn.errors import StorageError, StorageFullError, StorageReadOnlyError
+from edge.disk_places import PINNED_MODE, ListedFile, listed_file, occupied, time_of_place
 from edge.disk_trouble import DiskTrouble
-from edge.shards import PINNED, SHARDS, shard_of
+from edge.eviction import Ghosts
+from edge.shards import SHARDS, code_of, shard_of
 from edge.statistics import Statistics
 
-BLOCK_BYTES: Final = 4096
-"""What files occupy is counted in whole blocks of this size, as file systems give them out."""
 SAMPLE_FILES: Final = 128
 """From how many files at least the worst are chosen."""
+EVICTED_PART: Final = 16
+"""Which part of what was listed goes at once, by room."""
+TOUCH_SECONDS: Final = 60.0
+"""How often a file's place is written at most."""
+_GHOST_BYTES: Final = 16384
+_GHOSTS_MAX: Final = 1 << 20
 _MARKS: Final = 64
 _UNKNOWN: Final = 1 << 62
-
-
-def occupied(size: int) -> int:
-    """How much room a file of a size takes."""
-    return -(-size // BLOCK_BYTES) * BLOCK_BYTES
-
-
-@dataclass(frozen=True, slots=True)
-class ListedFile:
-    """A cache file as its folder shows it."""
-
-    name: str
-    occupied_bytes: int
-    used_at: float
 
 
 class DiskRoom:
@@ -56,6 +49,8 @@ class DiskRoom:
         statistics: counts evictions.
         trouble: is told of what the disk refuses.
         is_resident: says of a file name that its body is also in memory, which makes it worth keeping.
+        pinned_share: which part of the room what is pinned may keep for itself.
+        touch_seconds: how often a file's place is written at most.
     """
 
     def __init__(
@@ -67,6 +62,8 @@ class DiskRoom:
         statistics: Statistics,
         trouble: DiskTrouble,
         is_resident: Callable[[str], bool],
+        pinned_share: float,
+        touch_seconds: float = TOUCH_SECONDS,
     ) -> None:
         self._directory = directory
         self.bytes_max = bytes_max
@@ -74,10 +71,15 @@ class DiskRoom:
         self._statistics = statistics
         self._trouble = trouble
         self._is_resident = is_resident
+        self._pinned_bytes_max = int(bytes_max * pinned_share)
+        self._touch_seconds = touch_seconds
+        self._ghosts = Ghosts(min(_GHOSTS_MAX, bytes_max // _GHOST_BYTES))
+        self._level = 0.0
         self._lock = threading.Lock()
         self._evicting = threading.Lock()
         self._shard_locks = [threading.Lock() for _ in range(SHARDS)]
         self._shard_bytes = [0] * SHARDS
+        self._shard_pinned_bytes = [0] * SHARDS
         self._uncounted = set(shards)
         self._assumed = 0
         self._used = 0
@@ -87,11 +89,8 @@ class DiskRoom:
 
     # ------------------------------------------------------------------------------------------------ life
 
-    def open(self, *, is_new: bool) -> None:
+    def open(self) -> None:
         """Makes the folders of the shards, and reads how much an earlier run may have left.
-
-        Args:
-            is_new: whether there was no earlier run.
 
         Raises:
             OSError: the disk refuses.
@@ -104,8 +103,14 @@ class DiskRoom:
                 other.unlink(missing_ok=True)
         path = root / f"{layout}{self.shards.start}"
         self._mark_descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        left = 0 if is_new else _read_mark(self._mark_descriptor)
+        left, self._level = _read_mark(self._mark_descriptor)
+        if left == _UNKNOWN and all(self._is_empty(shard) for shard in self.shards):
+            left = 0
         self._assumed = self._used = self._mark = left
+
+    def _is_empty(self, shard: int) -> bool:
+        with os.scandir(self.folder(shard)) as entries:
+            return next(entries, None) is None
 
     def close(self) -> None:
         """Leaves word how much there is."""
@@ -168,7 +173,7 @@ class DiskRoom:
             if self._used + size > self.bytes_max:
                 return False
             if self._used + size > self._mark:
-                self._write_mark(self._used + size + self.bytes_max // _MARKS)
+                self._write_mark(min(self.bytes_max, self._used + size + self.bytes_max // _MARKS))
             self._used += size
             return True
 
@@ -185,7 +190,7 @@ class DiskRoom:
     def _write_mark(self, mark: int) -> None:
         """Says for a later run how much there may be."""
         try:
-            os.pwrite(self._mark_descriptor, b"%020d" % mark, 0)
+            os.pwrite(self._mark_descriptor, b"%020d %020d" % (mark, int(self._level * 1e9)), 0)
         except OSError as error:
             raise storage_error(error, "the mark of the cache") from error
         self._mark = mark
@@ -200,15 +205,47 @@ class DiskRoom:
         """
         shard, target = shard_of(name), self.path(name)
         with self._shard_locks[shard]:
-            replaced = _occupied_by(target)
+            before = _status_of(target)
+            replaced = occupied(before.st_size) if before is not None else 0
+            uses = listed_file(name, before).uses if before is not None else 0
+            self._place(path, occupied_bytes, 1 + max(uses, self._ghosts.take(code_of(name))))
             os.rename(path, target)
             self._note_change(shard, occupied_bytes, replaced)
+
+    def touch(self, name: str, facts: os.stat_result) -> bool:
+        """Notes that a file was used; whether that changed its times.
+
+        Where the file system refuses, files are evicted in the order they came.
+        """
+        file = listed_file(name, facts)
+        if time.time() - file.changed_at < self._touch_seconds:
+            return False
+        with suppress(OSError):
+            self._place(self.path(name), file.occupied_bytes, file.uses + 1)
+        return True
+
+    def _place(self, path: Path, occupied_bytes: int, uses: int) -> None:
+        os.utime(path, ns=(time.time_ns(), time_of_place(self._level, occupied_bytes, uses)))
+
+    def pin(self, name: str, *, is_pinned: bool) -> None:
+        """Lets a file stay, or no longer; one that is not there is passed over."""
+        path = self.path(name)
+        try:
+            mode = path.stat().st_mode & 0o777
+            wanted = mode | PINNED_MODE if is_pinned else mode & ~PINNED_MODE
+            if wanted != mode:
+                path.chmod(wanted)
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            self._trouble.refused("pin", error)
 
     def unlink(self, name: str) -> bool:
         """Removes a file; whether it was there."""
         shard, path = shard_of(name), self.path(name)
         with self._shard_locks[shard]:
-            size = _occupied_by(path)
+            facts = _status_of(path)
+            size = occupied(facts.st_size) if facts is not None else 0
             try:
                 path.unlink()
             except FileNotFoundError:
@@ -239,6 +276,7 @@ class DiskRoom:
                 self._trouble.refused("list", error)
                 return []
             self._note_counted(shard, sum(file.occupied_bytes for file in files))
+            self._shard_pinned_bytes[shard] = sum(file.occupied_bytes for file in files if file.is_pinned)
         return files
 
     def _note_counted(self, shard: int, counted: int) -> None:
@@ -256,8 +294,7 @@ class DiskRoom:
         with os.scandir(self.folder(shard)) as entries:
             for entry in entries:
                 with suppress(FileNotFoundError):
-                    facts = entry.stat(follow_symlinks=False)
-                    yield ListedFile(entry.name, occupied(facts.st_size), facts.st_mtime)
+                    yield listed_file(entry.name, entry.stat(follow_symlinks=False))
 
     # ------------------------------------------------------------------------------------------------ evicting
 
@@ -267,21 +304,44 @@ class DiskRoom:
         listed = 0
         while len(files) < SAMPLE_FILES and listed < len(self.shards):
             shard = self.shards[self._turn % len(self.shards)]
+            if shard in self._uncounted or self._shard_bytes[shard]:
+                files += self.listed(shard)
             self._turn += 1
             listed += 1
-            files += (
-                file
-                for file in self.listed(shard)
-                if not file.name.endswith(PINNED) and not (spares_resident and self._is_resident(file.name))
-            )
-        files.sort(key=lambda file: file.used_at)
+        wanted = max(size, sum(file.occupied_bytes for file in files) // EVICTED_PART)
         evicted = 0
-        for file in files[: max(1, len(files) // 8)]:
-            if self._used + size <= self.bytes_max:
+        for file in sorted(self._candidates(files, spares_resident=spares_resident), key=lambda file: file.place):
+            if wanted <= 0:
                 break
-            evicted += self.unlink(file.name)
+            if self.unlink(file.name):
+                wanted -= file.occupied_bytes
+                evicted += 1
+                self._note_gone(file)
         self._statistics.evictions += evicted
+        self._keep_level()
         return listed, evicted
+
+    def _candidates(self, files: list[ListedFile], *, spares_resident: bool) -> Iterator[ListedFile]:
+        """What may go. What is in memory is used there without its file being touched, so that is made up for."""
+        keeps_pinned = sum(self._shard_pinned_bytes) <= self._pinned_bytes_max
+        for file in files:
+            if keeps_pinned and file.is_pinned:
+                continue
+            if spares_resident and self._is_resident(file.name):
+                with suppress(OSError):
+                    self.touch(file.name, os.stat(self.path(file.name)))
+                continue
+            yield file
+
+    def _note_gone(self, file: ListedFile) -> None:
+        if file.uses > 1:
+            self._level = max(self._level, file.place)
+        self._ghosts.note(code_of(file.name), file.uses)
+
+    def _keep_level(self) -> None:
+        """Writes the level down for a later run."""
+        with self._lock, suppress(StorageError):
+            self._write_mark(self._mark)
 
 
 def storage_error(error: OSError, path: str) -> StorageError:
@@ -292,15 +352,17 @@ def storage_error(error: OSError, path: str) -> StorageError:
     return StorageReadOnlyError(text) if error.errno == errno.EROFS else StorageError(text)
 
 
-def _read_mark(descriptor: int) -> int:
+def _read_mark(descriptor: int) -> tuple[int, float]:
+    """How much room may be taken, and the level of the order of eviction."""
     try:
-        return int(os.pread(descriptor, 20, 0))
+        used, level = os.pread(descriptor, 64, 0).split()
+        return int(used), int(level) / 1e9
     except ValueError:
-        return _UNKNOWN
+        return _UNKNOWN, time.time()
 
 
-def _occupied_by(path: Path) -> int:
+def _status_of(path: Path) -> os.stat_result | None:
     try:
-        return occupied(path.stat().st_size)
+        return path.stat()
     except OSError:
-        return 0
+        return None

@@ -7,8 +7,9 @@ import threading
 from contextlib import suppress
 from pathlib import Path
 
-from cdn.errors import StorageError
-from edge.disk_room import DiskRoom, occupied, storage_error
+from cdn.errors import StorageError, StorageFullError
+from edge.disk_places import occupied
+from edge.disk_room import DiskRoom, storage_error
 
 
 class SpoolFile:
@@ -40,6 +41,8 @@ class SpoolFile:
             if self.descriptor < 0:
                 raise StorageError(f"{self.path} is closed")
             more = occupied(self.size + len(data)) - self.occupied_bytes
+            if self.occupied_bytes + more > self._room.bytes_max // 2:
+                raise StorageFullError(f"{self.path} would fill half of the cache by itself")
             self._room.reserve(more)
             self.occupied_bytes += more
             self.size += len(data)

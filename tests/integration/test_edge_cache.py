@@ -10,7 +10,7 @@ import pytest
 
 from cdn.errors import UsageError
 from edge.config import CacheSettings
-from edge.disk_room import occupied
+from edge.disk_places import occupied
 from edge.server import EdgeServer
 from tests.fakes.edge import BASE, World, edge_world, manifest_bytes, object_of, until
 from tests.fakes.origin import Reply

@@ -1,6 +1,7 @@
 """The disk tier by itself; its life under an edge is in tests/integration/test_edge_cache.py."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -8,7 +9,7 @@ from cdn.errors import DocumentError, StorageFullError
 from cdn.hashing import Algorithm, digest_of
 from edge.cache_file import FileFacts, parse_facts, read_facts
 from edge.disk_cache import DiskCache
-from edge.disk_room import occupied
+from edge.disk_places import occupied
 from edge.headers import Headers
 from edge.http_caching import StoredHead
 from edge.shards import Share, file_name
@@ -127,26 +128,186 @@ def test_room_is_made_from_what_was_used_least_recently_but_not_from_what_is_pin
     cache.close()
 
 
-def test_within_a_shard_the_oldest_goes_first(tmp_path):
-    cache = opened(tmp_path, bytes_max=2 * 8192)
-    shard = next(names for names in _by_shard(f"k{number}" for number in range(10_000)) if len(names) == 3)
-    old, recent, new = shard
-    for age, key in ((100, old), (50, recent)):
+def on_disk(cache: DiskCache) -> int:
+    return sum(occupied(path.stat().st_size) for path in (*files_of(cache), *cache._temporary.iterdir()))
+
+
+def is_there(cache: DiskCache, key: str) -> bool:
+    return cache._path(file_name(key)).exists()
+
+
+def ready(directory, **changes) -> DiskCache:
+    """A cache in which every use counts at once."""
+    cache = opened(directory, **changes)
+    cache.room._touch_seconds = 0
+    return cache
+
+
+def use(cache: DiskCache, key: str) -> None:
+    found = cache.load(key, None)
+    assert found is not None
+    found.close()
+
+
+def test_a_scan_takes_nothing_that_is_used_twice(tmp_path):
+    cache = ready(tmp_path, bytes_max=100 * 8192)
+    hot = [f"h{number}" for number in range(60)]
+    for key in hot:
         put(cache, key, b"x" * 5000)
-        path = cache._path(file_name(key))
-        os.utime(path, (1_000_000 - age, 1_000_000 - age))
-    put(cache, new, b"x" * 5000)
-    kept = [key for key in shard if (found := cache.load(key, None)) is not None and found.close() is None]
-    assert kept == [recent, new]
+        use(cache, key)
+    for number in range(300):
+        put(cache, f"scan{number}", b"x" * 5000)
+    assert [key for key in hot if not is_there(cache, key)] == []
     cache.close()
 
 
-def _by_shard(keys):
-    shards: dict[str, list[str]] = {}
-    for key in keys:
-        names = shards.setdefault(file_name(key)[:2], [])
-        names.append(key)
-        yield names
+def test_of_two_used_alike_the_larger_goes_first(tmp_path):
+    cache = ready(tmp_path, bytes_max=40 * 8192)
+    put(cache, "large", b"x" * (18 * 8192))
+    small = [f"s{number}" for number in range(15)]
+    for key in small:
+        put(cache, key, b"x" * 5000)
+        use(cache, key)
+    use(cache, "large")
+    for number in range(15):
+        put(cache, f"n{number}", b"x" * 5000)
+        use(cache, f"n{number}")
+    assert not is_there(cache, "large")
+    assert [key for key in small if not is_there(cache, key)] == []
+    cache.close()
+
+
+def test_what_was_used_long_ago_goes_in_time(tmp_path):
+    cache = ready(tmp_path, bytes_max=20 * 8192)
+    for number in range(20):
+        put(cache, f"old{number}", b"x" * 5000)
+        for _ in range(20):
+            use(cache, f"old{number}")
+    for number in range(20):
+        for _ in range(20):
+            put(cache, f"new{number}", b"x" * 5000)
+    assert sum(is_there(cache, f"new{number}") for number in range(20)) > 10
+    cache.close()
+
+
+def test_places_and_level_outlive_a_restart(tmp_path):
+    cache = ready(tmp_path, bytes_max=40 * 8192)
+    for number in range(80):
+        put(cache, f"k{number}", b"x" * 5000)
+        if is_there(cache, f"k{number}"):
+            use(cache, f"k{number}")
+    level = cache.room._level
+
+    def places(cache):
+        return {file.name: (file.place, file.uses) for shard in range(256) for file in cache.room.listed(shard)}
+
+    before = places(cache)
+    cache.close()
+    again = opened(tmp_path, bytes_max=40 * 8192)
+    assert places(again) == before
+    assert abs(again.room._level - level) < 1e-6
+    assert {uses for _, uses in before.values()} == {2}
+    again.close()
+
+
+def test_a_use_counts_once_a_minute(cache):
+    put(cache, "k", b"x")
+    use(cache, "k")
+    assert cache.room.listed(int(file_name("k")[:2], 16))[0].uses == 1
+
+
+def test_what_comes_back_is_what_it_was(tmp_path):
+    cache = ready(tmp_path, bytes_max=40 * 8192)
+    put(cache, "k", b"x" * 5000)
+    use(cache, "k")
+    number = 0
+    while is_there(cache, "k"):
+        number += 1
+        put(cache, f"k{number}", b"x" * 5000)
+        use(cache, f"k{number}")
+        use(cache, f"k{number}")
+    put(cache, "k", b"x" * 5000)
+    assert next(f.uses for f in cache.room.listed(int(file_name("k")[:2], 16)) if f.name == file_name("k")) == 3
+    cache.close()
+
+
+def test_pins_stay_and_can_be_lifted_and_are_bounded(tmp_path):
+    cache = ready(tmp_path, bytes_max=40 * 8192, pinned_share=0.25)
+    put(cache, "root", b"x" * 5000)
+    cache.pin("root")
+    cache.pin("absent")
+    for number in range(100):
+        put(cache, f"k{number}", b"x" * 5000)
+    assert is_there(cache, "root")
+    cache.pin("root", is_pinned=False)
+    for number in range(100):
+        put(cache, f"k{number}", b"x" * 5000)
+        use(cache, f"k{number}")
+    assert not is_there(cache, "root")
+    for number in range(100):
+        put(cache, f"m{number}", b"x" * 5000, pinned=True)
+    for number in range(100):
+        put(cache, f"k{number}", b"x" * 5000)
+        use(cache, f"k{number}")
+    assert sum(path.name.endswith(".pinned") for path in files_of(cache)) < 20
+    assert on_disk(cache) <= cache.bytes_max
+    cache.close()
+
+
+@pytest.mark.parametrize("ends_well", [True, False])
+def test_a_full_cache_stays_within_its_limit_when_it_is_stormed_before_it_was_counted(tmp_path, ends_well):
+    cache = opened(tmp_path)
+    for number in range(300):
+        put(cache, f"k{number}", b"x" * 5000)
+    assert on_disk(cache) > 900_000
+    if ends_well:
+        cache.close()
+    cache._taken.close()
+    again = opened(tmp_path)
+    assert not again.is_counted
+    assert again.used_bytes >= on_disk(again)
+
+    with ThreadPoolExecutor(8) as pool:
+        for first in range(0, 160, 16):
+            list(pool.map(lambda number: put(again, f"n{number}", b"x" * 5000), range(first, first + 16)))
+            assert on_disk(again) <= again.used_bytes <= again.bytes_max
+    again.count()
+    assert again.used_bytes == on_disk(again) <= again.bytes_max
+    again.close()
+
+
+def test_what_an_earlier_run_left_uncounted_keeps_others_out_only_until_it_is_counted(tmp_path):
+    cache = opened(tmp_path)
+    for number in range(100):
+        put(cache, f"k{number}", b"x" * 5000)
+    cache.close()
+    for mark in tmp_path.glob("used-*"):
+        mark.unlink()
+    again = opened(tmp_path)
+    with pytest.raises(StorageFullError):
+        put(again, "n", b"x")
+    use(again, "k99")
+    again.count()
+    put(again, "n", b"x")
+    assert again.used_bytes == on_disk(again)
+    again.close()
+
+
+def test_a_lower_limit_is_reached_by_evicting(tmp_path):
+    cache = opened(tmp_path)
+    for number in range(100):
+        put(cache, f"k{number}", b"x" * 5000)
+    cache.close()
+    again = opened(tmp_path, bytes_max=200_000)
+    again.count()
+    assert again.used_bytes == on_disk(again) <= 200_000
+    again.close()
+
+
+def test_one_body_does_not_fill_half_of_the_cache(cache):
+    with pytest.raises(StorageFullError, match="half of the cache"):
+        put(cache, "k", b"x" * 600_000)
+    assert (cache.used_bytes, on_disk(cache)) == (0, 0)
 
 
 def test_what_is_in_memory_is_spared(tmp_path):
