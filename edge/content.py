@@ -9,7 +9,7 @@ from typing import Final
 from cdn.errors import DocumentError
 from cdn.hashing import Digest
 from cdn.manifest import is_repository_name
-from cdn.objects import MANIFEST_PATH, WHITELIST_PATH, ObjectName
+from cdn.objects import MANIFEST_PATH, WHITELIST_PATH, Kind, ObjectName
 from edge.http_caching import Lifetime
 
 OBJECT_SECONDS: Final = 259200
@@ -19,6 +19,9 @@ DOCUMENT_SECONDS: Final = 61
 OBJECT_KEY: Final = "object:"
 SITE_KEY: Final = "site:"
 _ALTERNATIVE: Final = ".cvmfsalt-"
+
+
+_OBJECT_LABELS: Final[dict[str, str]] = {kind.value: kind.name.lower() for kind in Kind if kind.value}
 
 
 class ContentKind(Enum):
@@ -51,6 +54,13 @@ class Content:
     repository: str = ""
     digest: Digest | None = None
     path: str = ""
+
+    @property
+    def label(self) -> str:
+        """What metrics call it: of an object what its suffix says, else the kind."""
+        if self.kind is not ContentKind.OBJECT:
+            return str(self.kind.value)
+        return _OBJECT_LABELS.get(self.path[-1:], "file")
 
     @property
     def is_pinned(self) -> bool:

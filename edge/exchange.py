@@ -13,6 +13,7 @@ from edge.headers import Headers
 from edge.ranges import ByteRange, Segment
 from edge.request import Request, Version
 from edge.request_body import BodyDecoder
+from edge.tallies import NOBODYS
 
 JOIN_BYTES_MAX: Final = 32 << 10
 """Up to which size a body is copied behind its head, so that one write sends both."""
@@ -101,6 +102,8 @@ class Exchange:
         self.sent = 0
         """Bytes of body."""
         self.result = "-"
+        self.tally = NOBODYS
+        """Where it is counted."""
         self.keeps_alive = request.keeps_alive
         self._decoder = BodyDecoder(request.body_size) if request.has_body else None
 

@@ -136,7 +136,7 @@ class InsideService:
         """Head and body for a plain request; their bytes are counted by who sends them to the client."""
         ready = self._service.hit(request, now)
         if ready is not None:
-            self._with.statistics.memory_hit_bytes -= len(ready[1])
+            self._with.statistics.relayed_hit_bytes += len(ready[1])
         return ready
 
     def hit_file(self, request: Request, now: float) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from platform import python_version
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from cdn import __version__
 from edge.disk_cache import DiskCache
 from edge.memory_cache import MemoryCache
+from edge.repository_states import RepositoryStates
 from edge.statistics import Result, Statistics
 from edge.upstream_metrics import upstream_metrics
 from edge.upstreams import UpstreamHealth
@@ -26,6 +29,9 @@ class Gauges:
         health: of the upstreams.
         fetches: fetches under way.
         now: seconds of the monotonic clock.
+        repositories: what is known of them.
+        purges: purges whose files are still being removed.
+        date: seconds since the epoch.
     """
 
     memory: MemoryCache
@@ -33,6 +39,9 @@ class Gauges:
     health: UpstreamHealth
     fetches: int
     now: float
+    repositories: RepositoryStates
+    purges: int
+    date: float
 
 
 class EdgeCollector(Collector):
@@ -59,9 +68,18 @@ class EdgeCollector(Collector):
             ("edge_bytes_fetched", "Bytes of bodies fetched from upstreams.", counted.bytes_fetched),
             ("edge_hash_failures", "Bodies from upstreams with a wrong digest.", counted.hash_failures),
             ("edge_disk_failures", "Damaged bodies found on our own disk.", counted.disk_failures),
-            ("edge_older_manifests", "Manifests refused for being older than known.", counted.older_manifests),
+            (
+                "edge_older_manifests",
+                "Manifests and whitelists older than known.",
+                counted.older_manifests,
+            ),
             ("edge_storage_failures", "Answers that could not be stored.", counted.storage_failures),
-            ("edge_evictions", "Files removed to make room.", counted.evictions),
+            ("edge_prefetches", "Objects asked for because a new manifest names them.", counted.prefetches),
+            (
+                "edge_manifests_held_back",
+                "Manifests whose objects cannot be had.",
+                counted.manifests_held_back,
+            ),
             ("edge_purges", "Purges ordered.", counted.purges),
             ("edge_purged_files", "Files removed or outdated by purges.", counted.purged_files),
             ("edge_connections", "Connections accepted.", counted.connections),
@@ -83,14 +101,49 @@ class EdgeCollector(Collector):
             yield CounterMetricFamily(name, text, value)
         reloads = {"good": counted.reloads_good, "failed": counted.reloads_failed}
         yield _labelled("edge_reloads", "Reloads of the configuration.", "result", reloads)
+        evictions = {"memory": self._gauges.memory.evictions, "disk": counted.evictions}
+        yield _labelled("edge_evictions", "Responses dropped to make room.", "tier", evictions)
+        yield from self._of_repositories()
+        yield from self._durations()
         yield from self._present()
 
     def _requests(self) -> Metric:
         family = CounterMetricFamily("edge_requests", "Requests by result and kind.", labels=["result", "kind"])
+        from_memory = self._counted.tallies.hits_by_label()
         for (result, kind), number in list(self._counted.requests.items()):
-            family.add_metric([result.value, kind], number)
-        family.add_metric([Result.HIT.value, "memory"], self._counted.memory_hits)
+            if result is not Result.HIT or kind not in from_memory:
+                family.add_metric([result.value, kind], number)
+        for kind, number in from_memory.items():
+            before = self._counted.requests.get((Result.HIT, kind), 0)
+            family.add_metric([Result.HIT.value, kind], number + before)
         return family
+
+    def _of_repositories(self) -> Iterable[Metric]:
+        requests = CounterMetricFamily("edge_repository_requests", "Requests by repository.", labels=["repository"])
+        size = CounterMetricFamily("edge_repository_bytes", "Bytes sent by repository.", labels=["repository"])
+        for name, (count, sent) in self._counted.tallies.by_repository().items():
+            requests.add_metric([name], count)
+            size.add_metric([name], sent)
+        revision = GaugeMetricFamily("edge_manifest_revision", "Newest revision given out.", labels=["repository"])
+        left = GaugeMetricFamily(
+            "edge_whitelist_seconds_left", "Until the whitelist expires; negative after.", labels=["repository"]
+        )
+        for name, state in self._gauges.repositories:
+            if state.revision is not None:
+                revision.add_metric([name], state.revision)
+            if state.whitelist_expires_at is not None:
+                left.add_metric([name], state.whitelist_expires_at - self._gauges.date)
+        yield from (requests, size, revision, left)
+
+    def _durations(self) -> Iterable[Metric]:
+        seconds = HistogramMetricFamily(
+            "edge_request_seconds", "Time to answer what was not ready in memory.", labels=["result"]
+        )
+        for result, durations in self._counted.seconds.items():
+            seconds.add_metric([result], durations.buckets(), durations.sum)
+        lag = HistogramMetricFamily("edge_loop_lag_seconds", "How late the event loop comes to what is due.")
+        lag.add_metric([], self._counted.lag.buckets(), self._counted.lag.sum)
+        yield from (seconds, lag)
 
     def _present(self) -> Iterable[Metric]:
         gauges = self._gauges
@@ -107,6 +160,16 @@ class EdgeCollector(Collector):
         yield from (used, limit, failures)
         yield GaugeMetricFamily("edge_connections_open", "Connections open now.", self._counted.connections_open)
         yield GaugeMetricFamily("edge_fetches_open", "Fetches under way.", gauges.fetches)
+        objects = GaugeMetricFamily("edge_cache_objects", "Responses in a tier of the cache.", labels=["tier"])
+        objects.add_metric(["memory"], len(gauges.memory))
+        yield objects
+        yield GaugeMetricFamily("edge_purges_open", "Purges whose files are still being removed.", gauges.purges)
+        yield GaugeMetricFamily("edge_bytes_saved", "Bytes served that were not fetched.", self._counted.bytes_saved)
+        clients = self._counted.clients.last_hour(gauges.date)
+        yield GaugeMetricFamily("edge_clients", "Different client addresses in an hour, about.", clients)
+        build = GaugeMetricFamily("edge_build_info", "What runs.", labels=["version", "python"])
+        build.add_metric([__version__, python_version()], 1)
+        yield build
 
 
 def _labelled(name: str, text: str, label: str, values: Mapping[str, int] | Mapping[int, int]) -> Metric:
@@ -119,5 +182,6 @@ def _labelled(name: str, text: str, label: str, values: Mapping[str, int] | Mapp
 def render_metrics(statistics: Statistics, gauges: Gauges) -> bytes:
     """Returns all metrics in the text format of Prometheus."""
     registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
     registry.register(EdgeCollector(statistics, gauges))
     return generate_latest(registry)

@@ -179,4 +179,6 @@ class Passing:
 
     def _count(self, exchange: Exchange, destination: Destination) -> None:
         exchange.result = Result.PASSED.value
-        self._with.statistics.requests[Result.PASSED, destination.content.kind.value] += 1
+        tally = exchange.tally = self._with.statistics.tallies.of(destination.content)
+        tally.requests += 1
+        self._with.statistics.requests[Result.PASSED, tally.label] += 1

@@ -76,6 +76,7 @@ class Connection(ClientStream):
         stream.set_write_buffer_limits(high=WRITE_HIGH_WATER)
         shared.connections.add(self)
         shared.statistics.connections_open += 1
+        shared.statistics.clients.note(self.client, shared.clock.now())
         self._active_at = shared.clock.monotonic()
 
     def _is_admitted(self) -> bool:
@@ -341,8 +342,11 @@ class Connection(ClientStream):
             return
         shared.statistics.statuses[exchange.status] += 1
         shared.statistics.bytes_sent += exchange.sent
+        exchange.tally.bytes += exchange.sent
+        seconds = time.perf_counter() - exchange.began_at
+        if (durations := shared.statistics.seconds.get(exchange.result)) is not None:
+            durations.observe(seconds)
         if shared.access_log.is_enabled:
-            seconds = time.perf_counter() - exchange.began_at
             access = Access(
                 self.client,
                 exchange.request,

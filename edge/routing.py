@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from cdn.client.source_list import ONLY_DIRECT
@@ -14,6 +14,7 @@ from edge.config_checks import url_target
 from edge.config_upstreams import REPOSITORIES_PATH, REPOSITORY_MARK, UpstreamSettings
 from edge.content import Content, ContentKind, content_of, object_key, site_key
 from edge.request import RequestError
+from edge.tallies import NOBODYS, Tally
 from edge.target import Target
 
 _VIA: Final = " via "
@@ -53,6 +54,7 @@ class Destination:
         sources: whom to ask, the preferred one first.
         target: what was asked for, in canonical form.
         is_general: it is no repository's but an ordinary site's, which takes any method.
+        tally: where requests for it are counted.
     """
 
     key: str
@@ -60,6 +62,7 @@ class Destination:
     sources: tuple[Source, ...]
     target: Target
     is_general: bool = False
+    tally: Tally = field(default=NOBODYS, repr=False, compare=False)
 
     def key_of(self, other: Target) -> str:
         """The key of another resource of the same ordinary site."""

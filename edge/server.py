@@ -56,6 +56,7 @@ from edge.upstreams import UpstreamHealth, servers_of
 CHECK_SECONDS: Final = 1.0
 SCRUB_PAUSE_SECONDS: Final = 60.0
 """Between one pass over the cache and the next."""
+LAG_INTERVAL_SECONDS: Final = 0.25
 REMIND_SECONDS: Final = 600.0
 
 Address = tuple[str, int]
@@ -349,7 +350,10 @@ class EdgeServer:
         self._prober = Prober(self._supplies, routes.probes())
         service = self._service = EdgeService(self._supplies, routes, self._flights, self._share, relay)
         self._own = OwnRequests(service.serve)
-        self._supplies.documents = self._documents = SignedDocuments(self._supplies, self._own, config.manifest)
+        self._supplies.documents = self._documents = SignedDocuments(
+            self._supplies, self._own, config.manifest, service.forget_destinations
+        )
+        statistics.tallies.admit(each for group in config.upstreams for each in group.repositories if _is_name(each))
         self._purger = Purger(
             self._supplies, self._flights, cache.directory, service.locate, lambda: self._config.upstreams
         )
@@ -391,6 +395,7 @@ class EdgeServer:
         self._look_after(self._remind_on)
         if self._prober is not None:
             self._look_after(self._prober.run)
+        self._look_after(self._measure_on)
         self._look_after(lambda: asyncio.to_thread(self._supplies_now.disk.count))
         if self._config.cache.scrub_bytes_per_second:
             self._look_after(self._scrub_on)
@@ -409,6 +414,14 @@ class EdgeServer:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             self.check_connections()
+
+    async def _measure_on(self) -> None:
+        """Measures how late the event loop is."""
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_INTERVAL_SECONDS
+            await asyncio.sleep(LAG_INTERVAL_SECONDS)
+            self.statistics.lag.observe(max(0.0, loop.time() - due))
 
     async def _remind_on(self) -> None:
         """Warns of whitelists that expire soon, also of repositories nobody asks for just now."""
@@ -466,7 +479,16 @@ class EdgeServer:
     def metrics(self) -> bytes:
         """All metrics as text."""
         supplies = self._supplies_now
-        gauges = Gauges(supplies.memory, supplies.disk, supplies.health, len(self._flights), self._clock.monotonic())
+        gauges = Gauges(
+            supplies.memory,
+            supplies.disk,
+            supplies.health,
+            len(self._flights),
+            self._clock.monotonic(),
+            supplies.repositories,
+            len(self._purger_now.under_way()),
+            self._clock.now(),
+        )
         return render_metrics(self.statistics, gauges)
 
     def status(self) -> dict[str, object]:
@@ -528,6 +550,10 @@ def _lifetimes(settings: LifetimeSettings) -> Lifetimes:
         settings.other_stale_if_error,
         settings.stale_while_revalidate,
     )
+
+
+def _is_name(pattern: str) -> bool:
+    return not set("*?[") & set(pattern)
 
 
 def _fixed_at_start(config: EdgeConfig) -> tuple[object, ...]:

@@ -83,7 +83,7 @@ class EdgeService:
         self._share = share
         self._relay = relay
         self._with = supplies
-        self._memory, self._statistics, self._edge_name = supplies.memory, supplies.statistics, supplies.edge_name
+        self._memory, self._edge_name = supplies.memory, supplies.edge_name
         self._routes = routes
         self._flights = flights
         self._destinations: dict[str, Destination] = {}
@@ -95,6 +95,10 @@ class EdgeService:
     def replace_routes(self, routes: Routes) -> None:
         """Serves from other upstreams from now on."""
         self._routes = routes
+        self._destinations.clear()
+
+    def forget_destinations(self) -> None:
+        """Looks again where requests are counted."""
         self._destinations.clear()
 
     def locate(self, url: str) -> Destination:
@@ -110,12 +114,14 @@ class EdgeService:
     def hit(self, request: Request, now: float) -> tuple[bytes, bytes] | None:
         """Head and body for a plain request, if they are ready."""
         destination = self._destinations.get(request.target)
-        entry = self._memory.get(destination.key) if destination is not None else None
+        if destination is None:
+            return None
+        entry = self._memory.get(destination.key)
         if entry is None or now >= entry.fresh_until:
             return None
-        statistics, body = self._statistics, entry.body
-        statistics.memory_hits += 1
-        statistics.memory_hit_bytes += len(body)
+        tally, body = destination.tally, entry.body
+        tally.hits += 1
+        tally.hit_bytes += len(body)
         return entry.plain_head(request, now, self._edge_name), body
 
     def hit_file(self, request: Request, now: float) -> tuple[bytes, OpenFile] | None:
@@ -123,9 +129,12 @@ class EdgeService:
         self._open_files.let_go_before(self._with.purges.generation)
         destination = self._destinations.get(request.target)
         found = self._open_files.get(destination.key, now) if destination is not None else None
-        if found is None:
+        if found is None or destination is None:
             return None
-        self._with.statistics.requests[Result.HIT, found.source.content.kind.value] += 1
+        tally = destination.tally
+        self._with.statistics.requests[Result.HIT, tally.label] += 1
+        tally.requests += 1
+        tally.bytes += found.file.facts.size
         return found.plain_head(request, now, self._with.edge_name), found.file.keep()
 
     def confirm(self, file: OpenFile) -> bool:
@@ -174,6 +183,7 @@ class EdgeService:
             if request.method not in READING and not self._routes.is_general(target):
                 raise method_refused(request.method)
             known = self._routes.locate(target)
+            known = replace(known, tally=self._with.statistics.tallies.of(known.content))
             if len(self._destinations) >= DESTINATIONS_MAX:
                 self._destinations.clear()
             self._destinations[request.target] = known
@@ -403,7 +413,9 @@ class EdgeService:
     def _count(self, exchange: Exchange, content: Content, result: Result) -> None:
         exchange.result = result.value
         if exchange.is_counted:
-            self._with.statistics.requests[result, content.kind.value] += 1
+            tally = exchange.tally = self._with.statistics.tallies.of(content)
+            tally.requests += 1
+            self._with.statistics.requests[result, tally.label] += 1
 
     async def _refuse(self, exchange: Exchange, error: RequestError) -> None:
         if error.status in {400, 405, 501}:

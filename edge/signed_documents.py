@@ -10,6 +10,7 @@ waiting. A whitelist that does not list who signed the manifest at hand makes th
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from cdn.errors import DocumentError, RollbackError
 from cdn.hashing import Digest
@@ -32,9 +33,17 @@ class SignedDocuments:
         supplies: caches, clock and what is known of repositories.
         own: asks the edge itself.
         settings: how far it goes.
+        on_new_repository: is told when requests for one more repository are counted apart.
     """
 
-    def __init__(self, supplies: Supplies, own: OwnRequests, settings: ManifestSettings) -> None:
+    def __init__(
+        self,
+        supplies: Supplies,
+        own: OwnRequests,
+        settings: ManifestSettings,
+        on_new_repository: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._on_new_repository = on_new_repository
         self._with = supplies
         self._own = own
         self.settings = settings
@@ -95,6 +104,8 @@ class SignedDocuments:
         if self._with.revisions.note(destination.key, manifest):
             self._with.memory.forget_negatives(destination.content.repository)
             self._with.repositories.note_manifest(destination.content.repository, manifest)
+            if self._with.statistics.tallies.admit([destination.content.repository]):
+                self._on_new_repository()
 
     async def _prepare(self, order: FetchOrder, manifest: Manifest) -> None:
         """Has what clients of a manifest will ask for next fetched.

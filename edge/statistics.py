@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from enum import Enum
+from typing import Final
+
+from edge.distinct import ClientCount
+from edge.histogram import Histogram
+from edge.tallies import Tallies
+
+SECONDS_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+LAG_BOUNDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
 
 
 class Result(Enum):
@@ -28,9 +36,15 @@ class Statistics:
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[Result, str]] = Counter()
-        self.memory_hits = 0
-        """Hits answered from memory at once, by far the most frequent, counted apart from `requests`."""
-        self.memory_hit_bytes = 0
+        self.tallies = Tallies()
+        """Hits answered from memory at once, by far the most frequent, are counted only there."""
+        self.relayed_hit_bytes = 0
+        """Bytes of such hits that another worker sent to its client, and counted."""
+        self.seconds = {result.value: Histogram(SECONDS_BOUNDS) for result in Result}
+        """How long answers took that were not ready in memory."""
+        self.lag = Histogram(LAG_BOUNDS)
+        """How late the event loop came to what was due."""
+        self.clients = ClientCount()
         self.statuses: Counter[int] = Counter()
         self.bytes_sent = 0
         self.bytes_fetched = 0
@@ -67,6 +81,11 @@ class Statistics:
         self.reloads_good = 0
         self.reloads_failed = 0
 
+    @property
+    def memory_hits(self) -> int:
+        """Hits answered from memory at once."""
+        return self.tallies.hits
+
     def of(self, result: Result) -> int:
         """How many requests ended so."""
         counted = sum(number for (each, _), number in self.requests.items() if each is result)
@@ -95,4 +114,9 @@ class Statistics:
     @property
     def bytes_served(self) -> int:
         """Bytes of bodies given to clients."""
-        return self.bytes_sent + self.memory_hit_bytes
+        return self.bytes_sent + self.tallies.hit_bytes - self.relayed_hit_bytes
+
+    @property
+    def bytes_saved(self) -> int:
+        """Bytes that clients got and upstreams did not have to send."""
+        return max(0, self.bytes_served - self.bytes_fetched)

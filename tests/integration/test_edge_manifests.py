@@ -366,3 +366,25 @@ async def test_a_reload_changes_how_long(renewing):
     renewing.origin.replies[MANIFEST] = Reply(manifest_bytes(2))
     renewing.advance(70)
     assert await revision(renewing) == 2
+
+
+# ------------------------------------------------------------------------------------------------------- metrics
+
+
+async def test_metrics_tell_kinds_repositories_revisions_and_expiry(world, publication):
+    serve(world, publication)
+    await second_revision(world, publication)
+    catalog = target_of(publication, Kind.CATALOG)
+    assert await revision(world) == 2
+    for _ in range(3):
+        size = len((await world.get(catalog)).body)
+    text = world.edge.metrics().decode()
+    assert 'edge_requests_total{kind="catalog",result="hit"} 3.0' in text
+    assert 'edge_requests_total{kind="manifest",result="miss"} 2.0' in text
+    assert f'edge_manifest_revision{{repository="{REPOSITORY}"}} 2.0' in text
+    assert f'edge_whitelist_seconds_left{{repository="{REPOSITORY}"}} 2.59' in text
+    assert 'edge_request_seconds_count{result="miss"} 3.0' in text
+    assert "edge_clients 1.0" in text
+    requests, sent = world.edge.statistics.tallies.by_repository()[REPOSITORY]
+    assert requests >= 4
+    assert sent > 3 * size
