@@ -10,7 +10,20 @@ from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-_LARGEST: Final = frozenset({"edge_purges", "edge_reloads", "edge_upstream_failing"})
+_LARGEST: Final = frozenset(
+    {
+        "edge_build_info",
+        "edge_clients",
+        "edge_manifest_revision",
+        "edge_purges",
+        "edge_purges_open",
+        "edge_reloads",
+        "edge_upstream_failing",
+        "edge_whitelist_seconds_left",
+        "process_max_fds",
+        "process_start_time_seconds",
+    }
+)
 """Families of which every worker tells the same, or the worst one counts."""
 _EACH: Final = frozenset({"edge_loop_lag_seconds"})
 """Families that mean something only for one worker."""

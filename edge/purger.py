@@ -62,6 +62,7 @@ class Purger:
         self._ledger = PurgeLedger(directory)
         self._left: list[tuple[Rule, set[int]]] = []
         self._wake = asyncio.Event()
+        self._prepared: tuple[PurgeOrder, Sequence[str]] | None = None
 
     @property
     def _standing(self) -> StandingRules:
@@ -84,6 +85,22 @@ class Purger:
 
     # ------------------------------------------------------------------------------------------------ orders
 
+    async def prepare(self, document: Mapping[str, object]) -> dict[str, object]:
+        """Finds out what a revision consists of, before any worker removes that by which others find it out.
+
+        Returns:
+            whether that is known here, as ``known``; if not, `purge` with the same order does nothing.
+
+        Raises:
+            UsageError: the order is not sound.
+        """
+        order = PurgeOrder.parse(document)
+        try:
+            self._prepared = (order, await self._keys_of(order))
+        except UsageError:
+            self._prepared = (order, ())
+        return {"known": bool(self._prepared[1])}
+
     async def purge(self, document: Mapping[str, object]) -> dict[str, object]:
         """Carries an order out; see `PurgeOrder`.
 
@@ -97,7 +114,8 @@ class Purger:
         """
         order = PurgeOrder.parse(document)
         if order.url or order.revision is not None:
-            keys = await self._keys_of(order)
+            prepared, self._prepared = self._prepared, None
+            keys = prepared[1] if prepared is not None and prepared[0] == order else await self._keys_of(order)
             purged, flights = await self._purge_keys(keys, is_soft=order.is_soft)
         else:
             rule = rule_of(order, self._upstreams(), self._with.clock.now())

@@ -474,6 +474,10 @@ class EdgeServer:
         """Forgets what an order says: see `edge.purging.PurgeOrder` and `edge.purger.Purger.purge`."""
         return await self._purger_now.purge(order)
 
+    async def prepare_purge(self, order: dict[str, object]) -> dict[str, object]:
+        """See `edge.purger.Purger.prepare`."""
+        return await self._purger_now.prepare(order)
+
     # ------------------------------------------------------------------------------------------------ telling
 
     def metrics(self) -> bytes:

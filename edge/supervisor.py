@@ -218,6 +218,8 @@ class Supervisor:
             UsageError: they refuse.
             TransportError: one could not be asked; the others have done it.
         """
+        if order.get("revision") is not None:
+            await self._prepare(name, order)
         answers = await asyncio.gather(
             *(worker.call(name, order) for worker in self._workers.values()), return_exceptions=True
         )
@@ -225,6 +227,20 @@ class Supervisor:
             raise error
         result: dict[str, object] = merged_values(answers)
         return result
+
+    async def _prepare(self, name: str, order: dict[str, object]) -> None:
+        """Lets every worker find out what is meant before one of them changes that.
+
+        Raises:
+            UsageError: none of them knows.
+        """
+        answers = await asyncio.gather(
+            *(worker.call(f"prepare_{name}", order) for worker in self._workers.values()), return_exceptions=True
+        )
+        for error in (each for each in answers if isinstance(each, BaseException)):
+            raise error
+        if not any(each["known"] for each in answers if isinstance(each, dict)):
+            raise UsageError(f"nothing cached says what revision {order['revision']} of {order.get('repository')} is")
 
     async def _broadcast(self, name: str, given: Mapping[str, object] | None = None) -> dict[int, Any]:
         """What each worker answers, by its index; those that do not are left out."""

@@ -44,6 +44,7 @@ class Worker:
         self._orders: dict[str, Callable[[dict[str, Any]], Awaitable[object]]] = {
             "status": self._status,
             "metrics": self._metrics,
+            "prepare_purge": server.prepare_purge,
             "reload": self._reload,
             "refused": self._refused,
             "reopen": self._reopen,

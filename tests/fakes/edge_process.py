@@ -78,6 +78,8 @@ urls = ["{url}/cvmfs/@fqrn@"]
 [cache]
 directory = "cache"
 disk_bytes = "{disk}"
+[manifest]
+prefetch = false
 [log]
 access = "{directory}/access.log"
 {more}

@@ -13,10 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from cdn.daemon import send_command
+from cdn.errors import UsageError
+from cdn.hashing import Algorithm
 from edge.disk_room import occupied
-from tests.fakes.edge import BASE, Client, manifest_bytes, object_of, until
+from tests.fakes.edge import BASE, REPOSITORY, Client, manifest_bytes, object_of, until
 from tests.fakes.edge_process import Process, running, write_config
 from tests.fakes.origin import Reply, running_origin
+from tests.fakes.repositories import Publication
 
 SMALL = b"small"
 LARGE = os.urandom(6_000_000)
@@ -258,6 +262,29 @@ async def test_a_purge_reaches_every_worker(tmp_path, origin):
             await asyncio.to_thread(urllib.request.urlopen, wrong)
         with refused.value as error:
             assert (error.code, "say what to purge" in error.read().decode()) == (400, True)
+
+
+async def test_a_revision_is_purged_by_all_workers_though_one_is_first(tmp_path, origin):
+    publication = Publication(REPOSITORY, Algorithm.SHA1)
+    publication.publish({f"/{number}": publication.file(b"%d" % number) for number in range(20)})
+    for path, data in publication.served.items():
+        origin.replies[f"{BASE}/{path}"] = Reply(data)
+    targets = [target for target in origin.replies if "/data/" in target or target == MANIFEST]
+    async with running(write_config(tmp_path, origin.url, workers=2)) as edge:
+        for target in targets:
+            await get(edge, target)
+        while (await asked(edge))["fetches"]:
+            pass
+        before = len(list((tmp_path / "cache" / "v1").glob("*/*")))
+        order = {"repository": REPOSITORY, "revision": 1}
+        purged = await asyncio.to_thread(
+            send_command, edge.admin, "purge", order, what="an edge", example="http://127.0.0.1:1"
+        )
+        assert before - len(list((tmp_path / "cache" / "v1").glob("*/*"))) == purged["disk"] == 24
+        with pytest.raises(UsageError, match="nothing cached says"):
+            await asyncio.to_thread(
+                send_command, edge.admin, "purge", order, what="an edge", example="http://127.0.0.1:1"
+            )
 
 
 def test_a_worker_that_cannot_start_ends_everything_with_one_sentence(tmp_path):
