@@ -102,13 +102,15 @@ class ClientStream(asyncio.Protocol):
         ended = asyncio.get_running_loop().create_future()
         sender = self._new_sender(file, segments, partial(_tell, ended))
         try:
-            if not sender.start():
-                await ended
+            if sender.start():
+                _tell(ended, sender.outcome)
+            await ended
+            return sender.sent
         except (ConnectionError, TimeoutError):
             raise ClientGone from None
         finally:
             self._stop_sending()
-        return sender.sent
+            del ended, sender  # what is raised leads here, and must not be reached from here
 
     async def _all_sent(self) -> None:
         """Waits until the transport has nothing more to send."""

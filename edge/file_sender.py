@@ -68,20 +68,14 @@ class FileSender:
         self._is_confirmed = False
         self._is_waiting = False
         self._is_stopped = False
-        self._outcome: Exception | None = None
+        self.outcome: Exception | None = None
+        """Why not everything was sent: `OSError` if the client is gone, `DamagedFileError` if the file is damaged."""
         self.sent = 0
         """Bytes, heads included."""
 
     def start(self) -> bool:
-        """Begins; whether everything was sent at once.
-
-        Raises:
-            OSError: the client is gone.
-            DamagedFileError: the file is damaged.
-        """
+        """Begins; whether it has ended at once, as `outcome` says."""
         self._go_on()
-        if self._is_stopped and self._outcome is not None:
-            raise self._outcome
         return self._is_stopped
 
     def stop(self) -> None:
@@ -118,10 +112,10 @@ class FileSender:
         """One more turn, which says itself when it was the last."""
         self._go_on()
         if self._is_stopped:
-            self._on_end(self._outcome)
+            self._on_end(self.outcome)
 
     def _end(self, error: Exception | None) -> None:
-        self._outcome = error
+        self.outcome = error.with_traceback(None) if error is not None else None  # which would lead back here
         self.stop()
 
     def _wait_no_more(self) -> None:
@@ -187,7 +181,7 @@ class FileSender:
         failure = None if future.cancelled() else future.exception()
         if future.cancelled() or failure is not None or is_lost or not future.result():
             self._end(failure if isinstance(failure, Exception) else DamagedFileError(self._file.facts.key))
-            self._on_end(self._outcome)
+            self._on_end(self.outcome)
             return
         self._turn()
 

@@ -221,13 +221,8 @@ class Connection(ClientStream):
         on_end = partial(self._file_sent, request, len(head), time.perf_counter())
         sender = self._new_sender(file, (head, ByteRange(0, file.facts.size)), on_end)
         file.close()
-        try:
-            is_sent = sender.start()
-        except (OSError, DamagedFileError) as error:
-            on_end(error)
-            return True
-        if is_sent:
-            on_end(None)
+        if sender.start():
+            on_end(sender.outcome)
         else:
             self._is_writable = False
         return True

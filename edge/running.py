@@ -13,6 +13,7 @@ from cdn import daemon
 from cdn.errors import CdnError
 from cdn.telemetry import event
 from edge.config import EdgeConfig, load
+from edge.garbage import settle
 from edge.server import EdgeServer
 
 KIND_OF_SERVICE: Final = "an edge"
@@ -48,6 +49,7 @@ class _EdgeService:
     async def start(self) -> Iterable[str]:
         server = self._server
         await server.start()
+        settle()
         sentences = ["answering on " + ", ".join(server.places)]
         if server.admin_address is not None:
             sentences.append("status and metrics on {} port {}".format(*server.admin_address))

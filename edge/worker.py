@@ -19,6 +19,7 @@ from cdn.errors import CdnError, UsageError
 from cdn.telemetry import Level, event, install_sink
 from cdn.transport.loop import run
 from edge.channel import Channel, unpacked
+from edge.garbage import settle
 from edge.listeners import adopt
 from edge.server import EdgeServer
 from edge.shards import Share
@@ -160,6 +161,7 @@ async def _serve(descriptor: int) -> int:
 
 def main() -> None:
     """Runs a worker."""
+    settle()
     sys.exit(run(_serve(int(sys.argv[1]))))
 
 

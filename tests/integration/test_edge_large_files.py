@@ -1,6 +1,7 @@
 """Large objects from disk: sent without being read, in order, at the client's pace, never whole if they are wrong."""
 
 import asyncio
+import gc
 import os
 import socket
 
@@ -181,3 +182,30 @@ async def test_a_large_object_that_was_purged_is_asked_for_anew(world, is_soft):
     await world.edge.purge({"prefix": TARGET.rpartition("/")[0] + "/", "soft": is_soft})
     assert (await world.get(TARGET)).body == LARGE
     assert world.origin.count(TARGET) == 2
+
+
+async def test_serving_leaves_no_cycles_behind(world):
+    """What is in a cycle when the search for garbage does not look at it any more is never freed."""
+    small, _ = world.publish(b"small")
+
+    async def serve() -> None:
+        for target in (TARGET, small, "/nowhere", f"{TARGET}C", "\0"):
+            await world.get(target, Connection="close")
+        async with SlowClient(world.edge.address) as client:
+            await client.send(REQUEST)
+            await client.receive_head()
+        await until(lambda: not world.edge._shared.connections)
+
+    await serve()
+    gc.collect()
+    gc.disable()
+    try:
+        await serve()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = {type(each).__qualname__ for each in gc.garbage if type(each).__module__.startswith("edge")}
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert left == set()
