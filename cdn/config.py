@@ -256,6 +256,8 @@ class _Reader:
         if str in choices and isinstance(value, str):
             return value
         others = [choice for choice in choices if choice not in (NoneType, str)]
+        if str in choices and others and get_origin(others[0]) is tuple and not isinstance(value, list):
+            return self._wrong(path, f"expected a string or an array, got {_kind_of(value)}")
         return self.value(others[0] if others else str, value, path)
 
     def _one_of(self, choices: Mapping[object, object], value: Any, path: KeyPath) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from typing import Annotated, Final
+from typing import Annotated, Final, Literal
 
 from cdn.client.source_list import SOURCES_MAX, ProxyGroups, parse_groups, parse_proxies
 from cdn.config import Between, Duration
@@ -197,6 +197,8 @@ class FetchSettings:
         retry_after: how long a server that failed rests, doubling up to a minute.
         hedge_share: how many requests may be sent to a second server of the same group, since the first one takes
             longer than 95 of 100 of its answers do; 0 for none.
+        resolver: ``dns`` to find servers through DNS, following its lifetimes, with what the system knows besides as a
+            second source; ``system`` for the system's resolver alone.
     """
 
     connect_timeout: Duration = 2.0
@@ -207,6 +209,7 @@ class FetchSettings:
     queue_timeout: Duration = 5.0
     retry_after: Duration = 1.0
     hedge_share: Annotated[float, Between(0, 0.5)] = 0.05
+    resolver: Literal["dns", "system"] = "dns"
 
     def __post_init__(self) -> None:
         check_positive(self, "connect_timeout", "answer_timeout", "idle_timeout")

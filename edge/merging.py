@@ -119,7 +119,7 @@ def merged_values(documents: Sequence[Any], key: str = "") -> Any:
         return first
     if isinstance(first, dict):
         if {"state", "failures"} <= first.keys():
-            return max(documents, key=lambda each: each["failures"])
+            return _merged_upstreams(documents)
         keys = dict.fromkeys(name for each in documents if isinstance(each, dict) for name in each)
         return {name: merged_values([each[name] for each in documents if name in each], name) for name in keys}
     if isinstance(first, bool):
@@ -135,6 +135,17 @@ def merged_values(documents: Sequence[Any], key: str = "") -> Any:
                 joined.append(each)
         return joined
     return first
+
+
+def _merged_upstreams(documents: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the worker says of an upstream to which it is worst off, with what all of them do there."""
+    worst = max(documents, key=lambda each: each["failures"])
+    added: dict[str, Any] = {
+        name: sum(each[name] for each in documents) for name in ("in_flight", "openings") if name in worst
+    }
+    if "share" in worst:
+        added["share"] = round(sum(each["share"] for each in documents) / len(documents), 3)
+    return {**worst, **added}
 
 
 def _merged_purges(purges: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

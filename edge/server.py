@@ -20,14 +20,12 @@ from cdn.daemon import Command, HttpListener, operator_application
 from cdn.errors import UsageError
 from cdn.telemetry import event
 from cdn.transport.base import Fetcher
-from cdn.transport.http import HttpFetcher, HttpSettings
 from edge.accepting import Acceptor
 from edge.access_log import AccessLog
 from edge.collapsing import Flights
 from edge.config import EdgeConfig, LifetimeSettings
 from edge.config_checks import listen_address
 from edge.config_listen import ListenSettings, TcpAddress
-from edge.config_upstreams import FetchSettings
 from edge.content import Lifetimes, digest_of_key
 from edge.disk_cache import DiskCache
 from edge.draining import Drain, Phase, parse_drain_order
@@ -50,6 +48,7 @@ from edge.signed_documents import SignedDocuments
 from edge.statistics import Statistics
 from edge.stored_variants import StoredVariants
 from edge.tls import Handshakes
+from edge.upstream_fetcher import UpstreamFetcher
 from edge.upstream_turns import Turns
 from edge.upstreams import UpstreamHealth, servers_of
 
@@ -324,7 +323,7 @@ class EdgeServer:
             share=self._share,
         )
         if self._fetcher is None:
-            self._fetcher = HttpFetcher(_http_settings(config.fetch))
+            self._fetcher = UpstreamFetcher(config.fetch, self._clock)
         self._supplies = Supplies(
             fetcher=self._fetcher,
             health=UpstreamHealth(
@@ -535,16 +534,6 @@ def own_name(address: Address | None) -> str:
     if host in {"0.0.0.0", "::"}:  # noqa: S104 -- compared with, not listened on
         host = socket.gethostname()
     return _text((host, port))
-
-
-def _http_settings(fetch: FetchSettings) -> HttpSettings:
-    return HttpSettings(
-        connect_timeout_seconds=fetch.connect_timeout,
-        idle_timeout_seconds=fetch.idle_timeout,
-        head_timeout_seconds=fetch.answer_timeout,
-        connections_per_host=fetch.connections_per_host,
-        connections_max=fetch.connections_max,
-    )
 
 
 def _lifetimes(settings: LifetimeSettings) -> Lifetimes:

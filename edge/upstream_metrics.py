@@ -14,7 +14,9 @@ from edge.upstreams import UpstreamHealth
 
 def upstream_metrics(upstreams: UpstreamHealth, now: float) -> Iterator[Metric]:
     """Yields every metric about upstreams and siblings."""
-    states = GaugeMetricFamily("edge_upstream_state", "1 for the circuit's present state.", labels=["server", "state"])
+    states = GaugeMetricFamily(
+        "edge_upstream_state", "How many workers have the circuit in this state.", labels=["server", "state"]
+    )
     in_flight = GaugeMetricFamily("edge_upstream_in_flight", "Requests under way to an upstream.", labels=["server"])
     openings = CounterMetricFamily("edge_upstream_openings", "How often a circuit opened.", labels=["server"])
     latencies = HistogramMetricFamily(

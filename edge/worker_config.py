@@ -23,6 +23,7 @@ def worker_config(config: EdgeConfig, share: Share) -> EdgeConfig:
             memory_object_bytes=min(cache.memory_object_bytes, memory_bytes),
             scrub_bytes_per_second=share.of(cache.scrub_bytes_per_second),
         ),
+        upstreams=tuple(replace(each, connections=share.of(each.connections)) for each in config.upstreams),
         fetch=replace(
             fetch,
             connections_per_host=share.of(fetch.connections_per_host),
@@ -42,5 +43,6 @@ def reloaded(config: EdgeConfig, newer: EdgeConfig) -> EdgeConfig:
         upstreams=newer.upstreams,
         forward=newer.forward,
         lifetimes=newer.lifetimes,
+        siblings=newer.siblings,
         listen=listen,
     )

@@ -234,3 +234,15 @@ def test_what_is_no_size_is_refused(text):
 def test_what_is_no_duration_is_refused(text):
     with pytest.raises(ValueError, match="expected a duration"):
         parse_duration(text)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    urls: str | tuple[str, ...] = ()
+
+
+def test_a_text_or_an_array_may_stand_where_both_are_allowed():
+    assert parse_config(Sources, 'urls = "a;b"', "x") == Sources("a;b")
+    assert parse_config(Sources, 'urls = ["a", "b"]', "x") == Sources(("a", "b"))
+    assert refused("urls = 1", Sources) == ["edge.toml:1: urls: expected a string or an array, got an integer"]
+    assert refused("urls = [1]", Sources) == ["edge.toml:1: urls[0]: expected a string, got an integer"]

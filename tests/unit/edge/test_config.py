@@ -47,7 +47,7 @@ def test_only_upstreams_are_needed():
         ('[[upstreams]]\nname = "a"\nurls = ";|;"\n', "urls: name at least one server"),
         ('[[upstreams]]\nname = "a"\nurls = ["http://a/@fqrn@;http://b/@fqrn@"]\n', "a list has an item for each"),
         ('[[upstreams]]\nname = "a"\nurls = "http://a/@fqrn@;http://a/@fqrn@"\n', "a server is named twice"),
-        ('[[upstreams]]\nname = "a"\nurls = 7\n', "urls: expected an array"),
+        ('[[upstreams]]\nname = "a"\nurls = 7\n', "urls: expected a string or an array"),
         (GOOD + 'proxies = "ftp://p"\n', "x:4: upstreams[0].proxies: 'ftp://p' is no proxy"),
         (GOOD + "connections = -1\n", "connections: must be at least 0"),
         (GOOD + 'probe = ".cvmfspublished"\n', "probe: in a group of several repositories"),

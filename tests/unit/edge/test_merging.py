@@ -81,3 +81,9 @@ def test_plain_values_are_merged_by_what_they_are():
         "upstreams": {"u": {"state": "avoided", "failures": 4, "reason": "slow"}},
         "purges": [{"what": "x", "soft": False, "at": 1.0, "shards_left": 7}],
     }
+
+
+def test_of_an_upstream_the_worst_word_counts_and_what_all_do_there_is_added_up():
+    first = {"state": "open", "share": 0.2, "in_flight": 1, "failures": 3, "openings": 1, "reason": "dead"}
+    second = {"state": "closed", "share": 0.4, "in_flight": 2, "failures": 0, "openings": 0, "reason": ""}
+    assert merged_values([second, first]) == {**first, "share": 0.3, "in_flight": 3}

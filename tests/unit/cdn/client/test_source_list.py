@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cdn.client.source_list import ONLY_DIRECT, parse_external_urls, parse_proxies, parse_servers
+from cdn.client.source_list import ONLY_DIRECT, parse_external_urls, parse_groups, parse_proxies, parse_servers
 from cdn.errors import ConfigError
 
 NAME = "sw.example.org"
@@ -67,3 +67,16 @@ def test_any_text_is_either_read_or_refused_with_the_one_error(text):
     for parse in (parse_servers, parse_external_urls, parse_proxies):
         with contextlib.suppress(ConfigError):
             parse(text, NAME)
+
+
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [
+        ("a|b;c", (("a", "b"), ("c",))),
+        (" a | b|a ;; | ; c ", (("a", "b"), ("c",))),
+        (";|;", ()),
+        ("", ()),
+    ],
+)
+def test_groups_are_parted_by_semicolons_and_their_equal_members_by_bars(text, groups):
+    assert parse_groups(text) == groups
