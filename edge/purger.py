@@ -61,6 +61,8 @@ class Purger:
         self._flights = flights
         self._ledger = PurgeLedger(directory)
         self._left: list[tuple[Rule, set[int]]] = []
+        self._new: list[Rule] = []
+        """In force, but not yet written down."""
         self._wake = asyncio.Event()
         self._prepared: tuple[PurgeOrder, Sequence[str]] | None = None
 
@@ -80,8 +82,7 @@ class Purger:
         self._wake.set()
 
     def _stand(self) -> None:
-        self._standing.rules = tuple(rule for rule, _ in self._left)
-        self._standing.generation += 1
+        self._standing.rules = (*(rule for rule, _ in self._left), *self._new)
 
     # ------------------------------------------------------------------------------------------------ orders
 
@@ -177,21 +178,34 @@ class Purger:
             StorageError: it is in force, but could not be written down.
         """
         kept = [(each, left) for each, left in self._left if not each.is_same(rule)]
-        if len(kept) >= RULES_MAX:
+        if len(kept) + len(self._new) >= RULES_MAX:
             raise UsageError(f"{RULES_MAX} purges are still being carried out: wait for one to end")
-        self._left = [*kept, (rule, set(self._with.disk.room.shards))]
+        self._left = kept
+        self._new.append(rule)
         self._stand()
+        self._standing.generation += 1
         outdated = self._flights.outdate_where(rule.covers)
         try:
-            await asyncio.to_thread(self._ledger.add, rule)
-        except CdnError as error:
-            raise StorageError(f"carried out, but a restart before its files are gone forgets it: {error}") from error
-        purged = await self._purge_memory(rule)
-        for resource in outdated:
-            async with self._with.storing.hold(resource):
-                pass  # what was being written when the rule came is on disk now, and will be found there
-        self._wake.set()
+            failure = await asyncio.to_thread(self._written_down, rule)
+            purged = await self._purge_memory(rule)
+            for resource in outdated:
+                async with self._with.storing.hold(resource):
+                    pass  # what was being written when the rule came is on disk now, and will be found there
+        finally:  # files come last: what was gone through is crossed out, so it must have been written down
+            self._new.remove(rule)
+            self._left.append((rule, set(self._with.disk.room.shards)))
+            self._wake.set()
+        if failure is not None:
+            raise StorageError(f"carried out, but a restart before its files are gone forgets it: {failure}")
         return purged, len(outdated)
+
+    def _written_down(self, rule: Rule) -> CdnError | None:
+        """Puts a rule on the list that outlives this process; what kept it from that."""
+        try:
+            self._ledger.add(rule)
+        except CdnError as error:
+            return error
+        return None
 
     async def _purge_memory(self, rule: Rule) -> Purged:
         memory, count, keys = self._with.memory, 0, self._with.memory.keys()
@@ -237,13 +251,13 @@ class Purger:
                 if not left:
                     event("edge.purge.completed", what=rule.text, soft=rule.is_soft)
         self._left = [(rule, left) for rule, left in self._left if left]
-        self._standing.rules = tuple(rule for rule, _ in self._left)
+        self._stand()
 
     def under_way(self) -> list[dict[str, object]]:
         """The purges whose files are still being removed."""
         return [
             {"what": rule.text, "soft": rule.is_soft, "at": rule.at, "shards_left": len(left)}
-            for rule, left in self._left
+            for rule, left in (*self._left, *((rule, self._with.disk.room.shards) for rule in self._new))
         ]
 
 

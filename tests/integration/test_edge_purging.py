@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from cdn.errors import UsageError
+from cdn.errors import StorageError, UsageError
 from cdn.hashing import Algorithm
 from cdn.objects import ObjectName
 from edge.config import UpstreamSettings
@@ -183,6 +183,18 @@ async def test_a_damaged_list_of_purges_keeps_nobody_from_starting(tmp_path):
     async with edge_world(tmp_path) as world:
         await purge(world, all=True)
         assert json.loads((tmp_path / "cache" / "purges.json").read_text()) == {"purges": []}
+
+
+async def test_a_purge_that_cannot_be_written_down_is_carried_out_and_told(world):
+    target, _ = world.publish(b"hello")
+    await cached(world, target)
+    (world.directory / "purges.json").mkdir()
+    with pytest.raises(StorageError, match="carried out, but a restart"):
+        await world.edge.purge({"repository": REPOSITORY})
+    await until(lambda: not world.edge.status()["purges"])
+    assert not world.cached_files()
+    world.advance(1)
+    assert not is_hit(await world.get(target))
 
 
 # ------------------------------------------------------------------------------------------- what is on its way
