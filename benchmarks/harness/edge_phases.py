@@ -394,7 +394,7 @@ def _crowd(bench: Bench, server: CacheServer, origin: Origin, wanted: CachedObje
         clients=scope.crowd_clients,
         readers=scope.crowd_readers,
         first_bytes=64 << 10,
-        seconds_max=round(3 * scope.crowd_bytes / scope.crowd_rate) + 10,
+        seconds_max=round(6 * scope.crowd_bytes / scope.crowd_rate) + 10,
         core=bench.load_core,
         while_waiting=look,
     )
