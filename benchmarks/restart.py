@@ -67,7 +67,7 @@ def first_hit_seconds(directory: Path, number: int) -> tuple[float, float]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    config = directory.parent / "edge.toml"
+    config = Path(tempfile.gettempdir()) / f"edge-restart-{port}.toml"
     config.write_text(
         f'[listen]\naddresses = ["127.0.0.1:{port}"]\n[admin]\nlisten = ""\n'
         f'[[upstreams]]\nname = "dead"\nurls = ["http://127.0.0.1:9/cvmfs/@fqrn@"]\n'
@@ -89,6 +89,7 @@ def first_hit_seconds(directory: Path, number: int) -> tuple[float, float]:
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
+        config.unlink()
 
 
 def _asked(port: int, path: str) -> bytes | None:
@@ -137,6 +138,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--objects", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workdir", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--cache", type=Path, help="a folder to make the cache in and keep, or one made before")
     parser.add_argument("--no-results", action="store_true")
     chosen = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="edge-restart-", dir=chosen.workdir))
@@ -147,8 +149,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _measure(chosen: argparse.Namespace, folder: Path) -> int:
-    directory = folder / "cache"
-    fill(directory, chosen.objects)
+    directory = chosen.cache or folder / "cache"
+    if not (directory / "v1").exists():
+        fill(directory, chosen.objects)
     picks = random.Random(1)
     figures: dict[str, list[tuple[float, float]]] = {"warm": [], "cold": []}
     for _ in range(chosen.rounds):
@@ -159,7 +162,7 @@ def _measure(chosen: argparse.Namespace, folder: Path) -> int:
     count = counted(directory)
     keeps_order = count.pop("order") == counted(directory)["order"]
     document = {
-        "machine": machine() | {"file_system": file_system(folder), "load_before": os.getloadavg()[0]},
+        "machine": machine() | {"file_system": file_system(directory), "load_before": os.getloadavg()[0]},
         "revision": revision(),
         "objects": chosen.objects,
         "first_hit": {state: [seconds for seconds, _ in measured] for state, measured in figures.items()},
