@@ -75,7 +75,7 @@ def first_hit_seconds(directory: Path, number: int) -> tuple[float, float]:
     )
     path, body = stored_object(number)
     began = time.perf_counter()
-    command = [sys.executable, "-m", "cdn.cli.main", "edge", "run", "--config", str(config)]
+    command = [sys.executable, "-P", "-m", "cdn", "edge", "run", "--config", str(config)]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         while (answer := _asked(port, path)) is None:

@@ -85,6 +85,7 @@ class DiskRoom:
         self._used = 0
         self._mark = 0
         self._mark_descriptor = -1
+        self._is_closing = False
         self._turn = 0
 
     # ------------------------------------------------------------------------------------------------ life
@@ -113,7 +114,8 @@ class DiskRoom:
             return next(entries, None) is None
 
     def close(self) -> None:
-        """Leaves word how much there is."""
+        """Leaves word how much there is, and ends counting."""
+        self._is_closing = True
         if self._mark_descriptor >= 0:
             with suppress(OSError):
                 self._write_mark(self._used)
@@ -123,6 +125,8 @@ class DiskRoom:
     def count(self) -> None:
         """Counts what an earlier run left, and evicts what is too much; meanwhile the cache is in use."""
         for shard in self.shards:
+            if self._is_closing:
+                return
             if shard in self._uncounted:
                 self.listed(shard)
         with self._lock:
