@@ -57,8 +57,10 @@ class CacheSettings:
 
     Args:
         directory: for this edge alone.
-        disk_bytes: how much of the disk is used at most, unfinished files included.
-        memory_bytes: how much memory is used for bodies at most.
+        disk_bytes: how much of the disk is used at most, in whole blocks of 4 KiB, unfinished files included.
+        memory_bytes: how much memory is used for responses at most, what each takes besides its body included.
+        pinned_share: which part of both, from 0 to 0.9, manifests, whitelists and root catalogs may keep for
+            themselves.
         memory_object_bytes: larger bodies are served from disk.
         object_bytes_max: larger bodies are passed on but not stored.
         verify_seconds: how long a body on disk is trusted after it was verified, if its file did not change.
@@ -69,6 +71,7 @@ class CacheSettings:
     directory: Path = Path("/var/cache/stratocast/edge")
     disk_bytes: Size = 20 << 30
     memory_bytes: Size = 256 << 20
+    pinned_share: float = 0.25
     memory_object_bytes: Size = 1 << 20
     object_bytes_max: Size = 4 << 30
     verify_seconds: Duration = 3600.0
@@ -76,6 +79,8 @@ class CacheSettings:
 
     def __post_init__(self) -> None:
         check_positive(self, "disk_bytes", "object_bytes_max")
+        if not 0 <= self.pinned_share <= 0.9:
+            raise ValueError("pinned_share: must be from 0 to 0.9")
         if self.memory_object_bytes > self.memory_bytes:
             raise ValueError("memory_object_bytes: is larger than memory_bytes")
 

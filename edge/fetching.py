@@ -464,6 +464,8 @@ class Fetch:
                     await asyncio.to_thread(disk.commit, body.spool, key, head, checksum, pinned=pinned)
                 if head.selecting:
                     await self._with.variants.store(resource, head.selecting)
+                if self._with.root_catalogs is not None and self._with.root_catalogs.holds(key):
+                    await asyncio.to_thread(disk.pin, key)
         except StorageError as error:
             self._note_storage(error)
 

@@ -34,8 +34,8 @@ _DRAIN_STEP_SECONDS: Final = 0.05
 class OwnMemory(MemoryCache):
     """The memory of one of several workers: what may change is in its owner's only."""
 
-    def __init__(self, bytes_max: int, body_max: int, share: Share) -> None:
-        super().__init__(bytes_max, body_max)
+    def __init__(self, bytes_max: int, body_max: int, share: Share, pinned_share: float = 0.25) -> None:
+        super().__init__(bytes_max, body_max, pinned_share)
         self._share = share
         self.tell_others: Callable[[str], None] | None = None
         """Is told of a repository with a newer manifest."""

@@ -18,6 +18,7 @@ from edge.memory_cache import MemoryCache
 from edge.purging import StandingRules
 from edge.repository_states import RepositoryStates
 from edge.revisions import RevisionWatch
+from edge.root_catalogs import RootCatalogs
 from edge.routing import Destination, Source
 from edge.siblings import Siblings
 from edge.statistics import Statistics
@@ -128,4 +129,6 @@ class Supplies:
     repositories: RepositoryStates = field(default_factory=RepositoryStates)
     documents: DocumentJudge | None = None
     """Judges manifests and whitelists."""
+    root_catalogs: RootCatalogs | None = None
+    """Pins the root catalogs of the newest manifests."""
     storing: HostSlots = field(default_factory=lambda: HostSlots(STORES_MAX, 1))

@@ -39,6 +39,7 @@ from edge.probing import Prober
 from edge.protocol import Connection
 from edge.purger import Purger
 from edge.revisions import RevisionWatch
+from edge.root_catalogs import RootCatalogs
 from edge.routing import Routes
 from edge.service import EdgeService
 from edge.shards import WHOLE, Share
@@ -310,9 +311,9 @@ class EdgeServer:
         cache = config.cache
         memory: MemoryCache
         if self._share.is_whole:
-            memory = MemoryCache(cache.memory_bytes, cache.memory_object_bytes)
+            memory = MemoryCache(cache.memory_bytes, cache.memory_object_bytes, cache.pinned_share)
         else:
-            memory = OwnMemory(cache.memory_bytes, cache.memory_object_bytes, self._share)
+            memory = OwnMemory(cache.memory_bytes, cache.memory_object_bytes, self._share, cache.pinned_share)
         disk = DiskCache(
             cache.directory,
             bytes_max=cache.disk_bytes,
@@ -320,6 +321,7 @@ class EdgeServer:
             verify_seconds=cache.verify_seconds,
             statistics=statistics,
             is_resident=memory.holds_file,
+            pinned_share=cache.pinned_share,
             share=self._share,
         )
         if self._fetcher is None:
@@ -349,6 +351,7 @@ class EdgeServer:
         self._prober = Prober(self._supplies, routes.probes())
         service = self._service = EdgeService(self._supplies, routes, self._flights, self._share, relay)
         self._own = OwnRequests(service.serve)
+        self._supplies.root_catalogs = RootCatalogs(memory, disk)
         self._supplies.documents = self._documents = SignedDocuments(
             self._supplies, self._own, config.manifest, service.forget_destinations
         )

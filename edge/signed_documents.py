@@ -106,6 +106,8 @@ class SignedDocuments:
             self._with.repositories.note_manifest(destination.content.repository, manifest)
             if self._with.statistics.tallies.admit([destination.content.repository]):
                 self._on_new_repository()
+            if self._with.root_catalogs is not None:
+                self._with.root_catalogs.note(destination.key, destination.content.repository, manifest)
 
     async def _prepare(self, order: FetchOrder, manifest: Manifest) -> None:
         """Has what clients of a manifest will ask for next fetched.

@@ -3,14 +3,17 @@
 import asyncio
 import os
 import shutil
+import threading
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
 import pytest
 
 from cdn.errors import UsageError
+from cdn.hashing import Algorithm, digest_of
+from cdn.objects import Kind, ObjectName
 from edge.config import CacheSettings
-from edge.disk_places import occupied
+from edge.disk_places import PINNED_MODE, occupied
 from edge.server import EdgeServer
 from tests.fakes.edge import BASE, World, edge_world, manifest_bytes, object_of, until
 from tests.fakes.origin import Reply
@@ -244,3 +247,64 @@ async def test_stopping_at_once_breaks_answers(world):
         with pytest.raises((asyncio.IncompleteReadError, ConnectionError)):
             await client.reader.readexactly(len(LARGE))
     assert list((world.directory / "tmp").iterdir()) == []
+
+
+def catalog_target(revision: int) -> tuple[str, bytes]:
+    """The root catalog that `manifest_bytes` names in a revision."""
+    stored = b"catalog %d" % revision
+    return f"{BASE}/{ObjectName(digest_of(Algorithm.SHA1, stored), Kind.CATALOG).path}", stored
+
+
+def pinned_files(world: World) -> list[bytes]:
+    return [path.read_bytes()[:9] for path in world.cached_files() if path.stat().st_mode & PINNED_MODE]
+
+
+async def test_the_root_catalog_of_the_newest_manifest_stays_and_the_one_before_does_not(world):
+    for revision in (1, 2):
+        target, stored = catalog_target(revision)
+        world.origin.replies[target] = Reply(stored)
+        world.origin.replies[MANIFEST] = Reply(manifest_bytes(revision))
+        world.advance(100)
+        await world.get(MANIFEST, Cache_Control="no-cache")
+        await world.get(target)
+        await world.settled()
+        await until(lambda revision=revision: pinned_files(world) == [b"catalog %d" % revision])
+    async with restarted(world) as again:
+        assert pinned_files(again) == [b"catalog 2"]
+        target, stored = catalog_target(3)
+        again.origin.replies[target] = Reply(stored)
+        again.origin.replies[MANIFEST] = Reply(manifest_bytes(3))
+        again.advance(100)
+        await again.get(MANIFEST)
+        await again.get(MANIFEST, Cache_Control="no-cache")
+        await again.get(target)
+        await until(lambda: pinned_files(again) == [b"catalog 3"])
+
+
+async def test_nothing_is_listed_before_the_first_answer_after_a_restart(world, monkeypatch):
+    """However many files there are: what is found by name needs no list."""
+    target, stored = world.publish(b"hello")
+    await world.get(target)
+    listing, answered = threading.Event(), threading.Event()
+    scandir = os.scandir
+
+    def counted(path):
+        if "v1" in str(path):
+            listing.set()
+            answered.wait(30)
+        return scandir(path)
+
+    await world.settled()
+    await world.edge.stop(drain_seconds=0)
+    monkeypatch.setattr(os, "scandir", counted)
+    edge = EdgeServer(world.edge.config, clock=world.clock)
+    await edge.start()
+    again = World(edge, world.origins, world.clock, world.directory)
+    try:
+        await asyncio.to_thread(listing.wait, 30)
+        assert (await again.get(target)).body == stored
+        assert again.origin.count(target) == 1
+        assert not edge._supplies.disk.is_counted
+    finally:
+        answered.set()
+        await edge.stop(drain_seconds=0)

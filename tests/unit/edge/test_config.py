@@ -63,6 +63,7 @@ def test_only_upstreams_are_needed():
         (GOOD + "[listen]\naddresses = []\n", "name at least one address"),
         (GOOD + '[listen]\naddresses = ["localhost:80"]\n', "localhost"),
         (GOOD + '[cache]\nmemory_bytes = "1MiB"\nmemory_object_bytes = "2MiB"\n', "larger than memory_bytes"),
+        (GOOD + "[cache]\npinned_share = 1.0\n", "must be from 0 to 0.9"),
         (GOOD + '[lifetimes]\nnegative = "2m"\n', "hides new objects"),
         (GOOD + '[lifetimes]\nstale_while_revalidate = "11m"\n', "hides new revisions"),
         (GOOD + '[manifest]\nprefetch_timeout = "31s"\n', "keeps clients from"),
