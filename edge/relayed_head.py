@@ -24,7 +24,9 @@ KEY_FIELD: Final = "Stratocast-Key"
 """What is stored under this key shall be forgotten."""
 REPOSITORY_FIELD: Final = "Stratocast-Repository"
 """What this repository did not have shall be forgotten."""
-_PRIVATE: Final = (CLIENT_FIELD, RESULT_FIELD, KEY_FIELD, REPOSITORY_FIELD)
+DISK_FIELD: Final = "Stratocast-Disk"
+"""Instead of an object: it is on disk, where every worker can read it."""
+_PRIVATE: Final = (CLIENT_FIELD, RESULT_FIELD, KEY_FIELD, REPOSITORY_FIELD, DISK_FIELD)
 _FRAMING: Final = ("Content-Length", "Transfer-Encoding", "Connection", *_PRIVATE)
 _RESULTS: Final = frozenset(result.value for result in Result)
 _PERSONAL: Final = frozenset({ContentKind.OTHER, ContentKind.GEO})
@@ -52,6 +54,11 @@ def forget_request(field: str, value: str) -> bytes:
     return f"{FORGET} / HTTP/1.1\r\nHost: \r\n{field}: {value}\r\n\r\n".encode("latin-1")
 
 
+def found_on_disk() -> Answer:
+    """What an owner says instead of sending a large file through two workers."""
+    return Answer(204, Headers(((DISK_FIELD, "yes"),)))
+
+
 @dataclass(frozen=True, slots=True)
 class RelayedHead:
     """The head of an owner's answer.
@@ -62,6 +69,7 @@ class RelayedHead:
         size: of the body, where known.
         keeps_alive: whether the connection can be used again.
         result: what the owner did, in the words of the log.
+        is_on_disk: the owner leaves it to us to send a file.
     """
 
     status: int
@@ -69,6 +77,7 @@ class RelayedHead:
     size: int | None
     keeps_alive: bool
     result: str
+    is_on_disk: bool
 
     @property
     def answer(self) -> Answer:
@@ -108,6 +117,7 @@ def read_relayed_head(head: bytes) -> RelayedHead:
             int(size) if size is not None else None,
             keeps_alive="Connection" not in pairs,
             result=_result_of(pairs),
+            is_on_disk=DISK_FIELD in pairs,
         )
     except ValueError as error:
         raise DocumentError("answer of a worker", "its head is malformed") from error

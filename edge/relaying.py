@@ -1,9 +1,9 @@
 """What a worker does with a request that is for another one: the owner of the response answers, the client is ours.
 
 Each response has one owner among the workers of an edge. Only the owner fetches, judges and stores it, so there is one
-fetch for all clients of all workers, and no worker gives out anything older than another one did. What cannot change,
-objects, the others keep in their own memory, too, and then need the owner no more. If the owner is down, a worker
-serves the request by itself, and keeps nothing of it.
+fetch for all clients of all workers, and no worker gives out anything older than another one did. Objects, which cannot
+change, the others keep in their own memory as well, or read from the disk if they are large. If the owner is down, a
+worker serves the request by itself, and keeps nothing of it.
 """
 
 from __future__ import annotations
@@ -77,14 +77,12 @@ class Relay:
             except OSError:
                 break
             try:
-                await self._relay(request, exchange, destination, connection)
+                return await self._relay(request, exchange, destination, connection)
             except TransportError as error:
                 if exchange.status:
                     raise
                 if not is_safe:
                     raise UpstreamsFailedError(destination.target.url, (error,), None) from error
-            else:
-                return True
         self._with.statistics.relay_failures += 1
         return False
 
@@ -97,12 +95,16 @@ class Relay:
 
     async def _relay(
         self, request: Request, exchange: Exchange, destination: Destination, connection: OwnerConnection
-    ) -> None:
+    ) -> bool:
+        """Has the owner answer; False if it leaves that to this worker, which can read the file as well."""
         is_over, asked_at = False, self._with.clock.now()
         try:
             await connection.write(relayed_request(request, destination, exchange.client))
             async with _uploading(request, exchange, connection):
                 head = await _final_head(connection, exchange)
+                if head.is_on_disk and destination.content.kind is ContentKind.OBJECT:
+                    is_over = True
+                    return False
                 exchange.result = head.result
                 keeps = self._keeps(request, destination, head)
                 if request.method == "HEAD" or head.status in _BODILESS:
@@ -117,6 +119,7 @@ class Relay:
                         await exchange.stream(head.answer, pieces)
             is_over = head.keeps_alive and exchange.has_whole_body
             self._with.statistics.relayed += 1
+            return True
         finally:
             if is_over:
                 self._owners.give_back(connection)

@@ -35,6 +35,7 @@ from edge.memory_entry import MemoryEntry
 from edge.open_files import OpenFiles
 from edge.orders import FetchOrder, Supplies, UpstreamsFailedError
 from edge.passing import Passing
+from edge.relayed_head import found_on_disk
 from edge.relaying import Relay
 from edge.request import READING, Request, RequestError, method_refused
 from edge.routing import Destination, Routes
@@ -373,6 +374,9 @@ class EdgeService:
         answer = self._answer(stored.representation(), request, status)
         if isinstance(stored, MemoryEntry):
             await self._send(exchange, stored.content, answer, stored.body, result)
+            return
+        if exchange.is_relayed and result is Result.HIT and stored.lifetime.is_immutable and not stored.is_outdated:
+            await exchange.send(found_on_disk(), b"")
             return
         if result is Result.HIT and not stored.is_outdated and lasts_for_ever(stored.head, stored.lifetime):
             self._open_files.let_go_before(self._with.purges.generation)

@@ -1,6 +1,7 @@
 """Which file a response is kept in, in which shard of the cache, and which worker of an edge it belongs to.
 
-All variants of a URL lie in the shard of the URL, so that one worker has them all.
+What one worker must have together lies in one shard: all variants of a URL, and the manifest, the whitelist and the
+other documents beside them of a repository, which are judged by one another.
 """
 
 from __future__ import annotations
@@ -11,20 +12,33 @@ from typing import Final
 
 SHARDS: Final = 256
 PINNED: Final = ".pinned"
+_DOCUMENT: Final = b".cvmfs"
+"""How the names of the documents of a repository begin."""
 
 
 def file_name(key: str, *, pinned: bool = False) -> str:
     """The name of the file for a key; its first two digits are its shard."""
     data = key.encode("utf-8", "surrogateescape")
-    name = hashlib.sha256(data).hexdigest()
-    resource, space, _ = data.partition(b" ")  # what follows tells variants apart
-    shard = hashlib.sha256(resource).hexdigest()[:2] if space else name[:2]
-    return shard + name[2:48] + (PINNED if pinned else "")
+    name, kin = _hashed(data), _kin(data)
+    shard = name if kin is data else _hashed(kin)
+    return shard[:2] + name[2:48] + (PINNED if pinned else "")
 
 
 def code_of(name: str) -> int:
     """A number that stands for a file, pinned or not."""
     return int(name[2:17], 16)
+
+
+def _hashed(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _kin(data: bytes) -> bytes:
+    """What keys that lie in one shard have in common."""
+    if b" " in data:  # what follows tells variants apart
+        data = data.partition(b" ")[0]
+    directory, _, document = data.rpartition(b"/")
+    return directory if document.startswith(_DOCUMENT) else data
 
 
 def shard_of(name: str) -> int:

@@ -29,7 +29,11 @@ def worker_config(config: EdgeConfig, share: Share) -> EdgeConfig:
             connections_per_host=share.of(fetch.connections_per_host),
             connections_max=share.of(fetch.connections_max),
         ),
-        limits=replace(limits, connections_max=share.of(limits.connections_max)),
+        limits=replace(
+            limits,
+            connections_max=share.of(limits.connections_max),
+            unsent_bytes_max=share.of(limits.unsent_bytes_max),
+        ),
     )
 
 

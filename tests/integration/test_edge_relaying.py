@@ -165,6 +165,35 @@ async def test_heads_conditions_and_ranges_are_answered_alike_by_both(pair):
         assert (old.body, old.headers["connection"]) == (body, "close")
 
 
+async def test_a_large_object_on_disk_is_read_by_whoever_has_the_client(pair):
+    target, body = pair.publish(owner=1, size=2_000_000)
+    await pair.get(1, target)
+    front, owner = pair.workers
+    await until(lambda: not len(owner._flights))
+    for _ in range(2):
+        answer = await pair.get(0, target)
+        assert answer.body == body
+        assert answer.headers["cache-status"].startswith('"edge.test"; hit')
+    assert (front.statistics.relayed, front.statistics.hits, front.statistics.misses) == (0, 2, 0)
+    assert (owner.statistics.hits, pair.origin.count(target)) == (0, 1)
+    pair.clock.advance(100)
+    assert (await pair.get(0, target, Range="bytes=1-2")).body == body[1:3]
+
+
+async def test_a_large_object_that_is_damaged_on_disk_is_fetched_anew_by_its_owner(pair):
+    target, body = pair.publish(owner=1, size=2_000_000)
+    await pair.get(1, target)
+    front, owner = pair.workers
+    await until(lambda: not len(owner._flights))
+    file = max((owner.config.cache.directory / "v1").rglob("*"), key=lambda path: path.stat().st_size)
+    with file.open("r+b") as opened:
+        opened.seek(1_000_000)
+        opened.write(b"rotten")
+    for worker in (0, 1, 0):
+        assert (await pair.get(worker, target)).body == body
+    assert front.statistics.disk_failures + owner.statistics.disk_failures == 1
+
+
 async def test_a_range_of_a_small_object_is_cut_out_of_the_workers_own_copy(pair):
     target, body = pair.publish(owner=1)
     await pair.get(0, target)
@@ -319,6 +348,19 @@ async def test_without_its_owner_what_is_on_disk_is_served_and_time_goes_forward
     await again.start()
     pair.workers[owner] = again
     assert (await pair.get(other, manifest)).body == manifest_bytes(6)
+
+
+async def test_a_change_is_forgotten_for_an_owner_that_is_down(pair):
+    one, other = pair.site_target(owner=0), pair.site_target(owner=1)
+    pair.origin.replies[other] = Reply(b"old", headers=FRESH)
+    assert (await pair.get(0, other)).body == b"old"
+    await until(lambda: not len(pair.workers[1]._flights))
+    await pair.stop(1)
+    assert (await pair.get(0, other)).body == b"old"
+    pair.origin.replies[other] = Reply(b"new", headers=FRESH)
+    pair.origin.replies[one] = Reply(b"done", headers={"Location": other})
+    assert (await pair.get(0, one, method="POST", Content_Length="0")).body == b"done"
+    assert (await pair.get(0, other)).body == b"new"
 
 
 async def test_a_request_that_may_have_changed_something_is_not_repeated_when_its_owner_dies(pair):

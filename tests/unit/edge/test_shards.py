@@ -36,6 +36,13 @@ def test_all_variants_of_a_url_have_its_owner(key, language, count):
     assert file_name(variant) != file_name(key)
 
 
+@given(st.sampled_from(["/cvmfs/sw.example.org", "http://a/cvmfs/b", ""]), COUNTS)
+def test_the_documents_of_a_repository_have_one_owner(base, count):
+    documents = [f"{base}/{name}" for name in (".cvmfspublished", ".cvmfswhitelist", ".cvmfswhitelist.pkcs7")]
+    assert len({Share(0, count).owner_of(each) for each in documents}) == 1
+    assert len({file_name(each) for each in documents}) == 3
+
+
 def test_a_lone_worker_has_everything():
     assert WHOLE.owns("anything")
     assert list(WHOLE.shards) == list(range(SHARDS))

@@ -18,6 +18,7 @@ def test_all_workers_together_stay_within_the_limits_of_the_whole(tmp_path, coun
         ("cache", "disk_bytes"),
         ("cache", "memory_bytes"),
         ("limits", "connections_max"),
+        ("limits", "unsent_bytes_max"),
         ("fetch", "connections_max"),
     ):
         whole, part = getattr(getattr(config, section), name), getattr(getattr(each, section), name)
