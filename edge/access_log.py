@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import json
 import os
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final
 
 from cdn.errors import UsageError
@@ -57,6 +59,9 @@ class AccessLog:
     def __init__(self, settings: LogSettings, statistics: Statistics) -> None:
         self._path = settings.access
         self._line: Callable[[Access], str] = json_line if settings.format == "json" else combined_line
+        self._sample, self._samples_errors = settings.sample, settings.sample_errors
+        self._credit = 1.0
+        self._anonymizes = settings.anonymize
         self._statistics = statistics
         self._waiting: list[Access] = []
         self._descriptor = -1
@@ -88,6 +93,18 @@ class AccessLog:
             self._write(self._taken())
         self._close()
 
+    def takes(self, status: int) -> bool:
+        """Whether the next request, answered so, is one of those that are logged; to be asked once for each."""
+        if not self.is_enabled:
+            return False
+        if self._sample >= 1.0 or (status >= 400 and not self._samples_errors):
+            return True
+        self._credit += self._sample
+        if self._credit < 1.0:
+            return False
+        self._credit -= 1.0
+        return True
+
     def add(self, access: Access) -> None:
         """Notes one request."""
         if len(self._waiting) >= LINES_MAX:
@@ -115,6 +132,8 @@ class AccessLog:
         return taken
 
     def _write(self, accesses: list[Access]) -> None:
+        if self._anonymizes:
+            accesses = [replace(access, client=anonymous(access.client)) for access in accesses]
         data = "".join(self._line(access) + "\n" for access in accesses).encode("utf-8", "replace")
         try:
             if self._must_reopen:
@@ -132,6 +151,19 @@ class AccessLog:
         if self._path == "-":
             return sys.stdout.fileno()
         return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+
+
+@lru_cache(maxsize=4096)
+def anonymous(client: str) -> str:
+    """An address without the part that tells one machine from its neighbours; what is no address stays."""
+    try:
+        address = ipaddress.ip_address(client.partition("%")[0])
+    except ValueError:
+        return client
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    bits = 24 if address.version == 4 else 48
+    return str(ipaddress.ip_network(f"{address}/{bits}", strict=False).network_address)
 
 
 def combined_line(access: Access) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Literal
+from typing import Annotated, Final, Literal
 
-from cdn.config import Duration, Size, load_config
+from cdn.config import Between, Duration, Size, load_config
 from edge.config_checks import NAME, check_positive, in_key, listen_address, url_target
 from edge.config_limits import LimitSettings
 from edge.config_listen import ListenSettings
@@ -116,10 +116,16 @@ class LogSettings:
     Args:
         access: the file, ``-`` for standard output, empty for none. SIGHUP opens it again.
         format: ``combined``, as web servers write it with the cache's result at the end, or ``json``.
+        sample: which part of the requests is logged, spread evenly; errors (statuses from 400 on) always are.
+        sample_errors: whether of errors only that part is logged as well.
+        anonymize: whether the end of client addresses is left out: the last 8 bits of IPv4, the last 80 of IPv6.
     """
 
     access: str = ""
     format: Literal["combined", "json"] = "combined"
+    sample: Annotated[float, Between(0.000001, 1)] = 1.0
+    sample_errors: bool = False
+    anonymize: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -205,7 +205,7 @@ class Connection(ClientStream):
             self._transport.write(head + body)
         else:
             self._transport.writelines((head, body))
-        if self._shared.access_log.is_enabled:
+        if self._shared.access_log.is_enabled and self._shared.access_log.takes(200):
             self._shared.access_log.add(Access(self.client, request, 200, len(body), "hit", 0.0, now))
         return True
 
@@ -233,7 +233,7 @@ class Connection(ClientStream):
         self._sender = None
         shared.statistics.statuses[200] += 1
         shared.statistics.bytes_sent += max(0, sent)
-        if shared.access_log.is_enabled:
+        if shared.access_log.takes(200):
             seconds = time.perf_counter() - began_at
             shared.access_log.add(Access(self.client, request, 200, sent, "hit", seconds, shared.clock.now()))
         if error is not None:
@@ -281,7 +281,7 @@ class Connection(ClientStream):
         )
         if self._transport is not None:
             self._transport.write(render_head(answer, _NO_REQUEST, keeps_alive=False) + body)
-        if self._shared.access_log.is_enabled:
+        if self._shared.access_log.takes(error.status):
             now = self._shared.clock.now()
             self._shared.access_log.add(Access(self.client, None, error.status, len(body), "refused", 0.0, now))
         self._linger()
@@ -341,7 +341,7 @@ class Connection(ClientStream):
         seconds = time.perf_counter() - exchange.began_at
         if (durations := shared.statistics.seconds.get(exchange.result)) is not None:
             durations.observe(seconds)
-        if shared.access_log.is_enabled:
+        if shared.access_log.takes(exchange.status):
             access = Access(
                 self.client,
                 exchange.request,

@@ -38,6 +38,7 @@ from edge.own_requests import OwnRequests
 from edge.probing import Prober
 from edge.protocol import Connection
 from edge.purger import Purger
+from edge.readiness import why_not_ready
 from edge.revisions import RevisionWatch
 from edge.root_catalogs import RootCatalogs
 from edge.routing import Routes
@@ -381,13 +382,16 @@ class EdgeServer:
                 operator_application(
                     status=self.status,
                     metrics=self.metrics,
-                    is_ready=lambda: not self.is_draining,
+                    is_ready=lambda: not self._why_not_ready(),
                     commands=self.commands,
-                    why_not_ready=lambda: self.phase.value,
+                    why_not_ready=self._why_not_ready,
                 )
             )
             await admin.start(*listen_address(self._config.admin.listen))
             self._admin, self.admin_address = admin, admin.address
+
+    def _why_not_ready(self) -> str:
+        return why_not_ready(self.phase.value if self.is_draining else "", self._config.cache.directory)
 
     def _start_tasks(self) -> None:
         assert self._shared is not None

@@ -1,11 +1,12 @@
 """Lines of the access log."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from cdn.errors import UsageError
-from edge.access_log import LINES_MAX, Access, AccessLog, combined_line, json_line
+from edge.access_log import LINES_MAX, Access, AccessLog, anonymous, combined_line, json_line
 from edge.config import LogSettings
 from edge.headers import Headers
 from edge.request import Request
@@ -46,3 +47,44 @@ async def test_lines_are_written_at_the_end_and_too_many_are_counted(tmp_path):
 async def test_a_log_that_cannot_be_opened_is_told_at_the_start(tmp_path):
     with pytest.raises(UsageError, match="cannot be opened"):
         AccessLog(LogSettings(str(tmp_path / "no" / "log")), Statistics()).start()
+
+
+def logged(settings: LogSettings, statuses: list[int]) -> list[int]:
+    log = AccessLog(settings, Statistics())
+    return [status for status in statuses if log.takes(status)]
+
+
+def test_everything_is_logged_unless_told_otherwise():
+    assert logged(LogSettings("-"), [200] * 5) == [200] * 5
+    assert logged(LogSettings(""), [200, 500]) == []
+
+
+@pytest.mark.parametrize(("sample", "count"), [(0.01, 10), (0.3, 300), (0.5, 500), (0.99, 990)])
+def test_a_sample_is_spread_evenly_and_errors_are_all_there(sample, count):
+    taken = logged(LogSettings("-", sample=sample), [200] * 1000)
+    assert count <= len(taken) <= count + 1
+    assert logged(LogSettings("-", sample=sample), [404] * 100 + [502] * 100) == [404] * 100 + [502] * 100
+    assert len(logged(LogSettings("-", sample=sample, sample_errors=True), [404] * 1000)) <= count + 1
+
+
+@pytest.mark.parametrize(
+    ("client", "shown"),
+    [
+        ("192.0.2.17", "192.0.2.0"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1::"),
+        ("::ffff:192.0.2.17", "192.0.2.0"),
+        ("fe80::1%eth0", "fe80::"),
+        ("unix", "unix"),
+        ("", ""),
+    ],
+)
+def test_an_address_can_be_made_anonymous(client, shown):
+    assert anonymous(client) == shown
+
+
+async def test_a_log_of_anonymous_clients_names_none(tmp_path):
+    log = AccessLog(LogSettings(str(tmp_path / "log"), anonymize=True), Statistics())
+    log.start()
+    log.add(replace(ACCESS, client="192.0.2.17"))
+    await log.stop()
+    assert (tmp_path / "log").read_text().startswith("192.0.2.0 - - ")

@@ -1,6 +1,7 @@
 """The commands, in one process."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,25 @@ async def test_an_edge_is_watched_line_by_line(world):
     assert heading == {}
     assert [sample["draining"] for sample in samples] == [False, False]
     assert all(len(line.split()) >= 8 for line in out.listings["samples"].lines)
+
+
+async def test_an_edge_without_its_cache_directory_is_alive_but_not_ready(world):
+    from urllib.error import HTTPError
+    from urllib.request import urlopen
+
+    def answer(path: str) -> tuple[int, str]:
+        try:
+            with urlopen("http://{}:{}{}".format(*world.edge.admin_address, path)) as reply:
+                return reply.status, reply.read().decode()
+        except HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+
+    assert await asyncio.to_thread(answer, "/readyz") == (200, "ready\n")
+    shutil.rmtree(world.directory)
+    status, reason = await asyncio.to_thread(answer, "/readyz")
+    assert (status, "is not there or not writable" in reason) == (503, True)
+    assert await asyncio.to_thread(answer, "/healthz") == (200, "ok\n")
 
 
 def test_a_sample_tells_rates():
