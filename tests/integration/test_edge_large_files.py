@@ -209,3 +209,29 @@ async def test_serving_leaves_no_cycles_behind(world):
         gc.garbage.clear()
         gc.enable()
     assert left == set()
+
+
+def test_uvloop_sends_them_too(tmp_path):
+    """The loop that an edge really runs in has transports of its own."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def everything() -> None:
+        for number, attack in enumerate(
+            (
+                test_hits_of_large_objects_come_whole_and_in_order_with_others,
+                test_a_file_that_somebody_writes_to_while_it_is_sent_is_never_taken_for_the_whole,
+                test_a_file_that_was_only_touched_or_evicted_while_it_is_sent_comes_whole,
+                test_clients_that_go_away_leave_nothing_open,
+                test_a_client_that_takes_nothing_is_cut_off_and_one_that_takes_some_is_not,
+                test_several_parts_of_a_large_file_come_in_one_answer,
+                test_serving_leaves_no_cycles_behind,
+            )
+        ):
+            async with edge_world(tmp_path / str(number)) as world:
+                world.origin.replies[TARGET] = Reply(LARGE)
+                await world.get(TARGET)
+                await world.settled()
+                await world.get(TARGET)
+                await attack(world)
+
+    uvloop.run(everything())

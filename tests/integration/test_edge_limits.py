@@ -177,3 +177,21 @@ async def test_a_body_on_get_is_refused_before_it_is_read(tmp_path):
                 world.edge.check_connections()
                 await client.writer.drain()
             await client.reader.readexactly(1)
+
+
+def test_uvloop_keeps_to_them_too(tmp_path):
+    """The loop that an edge really runs in has transports of its own."""
+    uvloop = pytest.importorskip("uvloop")
+
+    async def everything() -> None:
+        for number, attack in enumerate(
+            (
+                test_one_address_cannot_take_all_connections,
+                test_slow_readers_of_many_objects_hold_a_bounded_amount_of_memory,
+                test_what_was_waiting_and_was_taken_does_not_count_any_more,
+                test_one_client_that_asks_for_very_much_at_once_leaves_others_their_turn,
+            )
+        ):
+            await attack(tmp_path / str(number))
+
+    uvloop.run(everything())
