@@ -36,7 +36,7 @@ async def test_it_serves_tells_how_it_is_and_stops_when_told(tmp_path, origin):
         status = json.loads(await asyncio.to_thread(edge.ask, "/status"))
         assert (status["requests"]["hits"], status["requests"]["misses"]) == (1, 1)
         metrics = await asyncio.to_thread(edge.ask, "/metrics")
-        assert 'edge_requests_total{kind="object",result="miss"} 1.0' in metrics
+        assert 'edge_requests_total{kind="file",result="miss"} 1.0' in metrics
         assert await asyncio.to_thread(edge.ask, "/readyz") == "ready\n"
         assert await asyncio.to_thread(edge.end) == 0
         lines = (tmp_path / "access.log").read_text().splitlines()

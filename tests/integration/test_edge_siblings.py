@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from cdn.clock import ManualClock
-from edge.config_upstreams import SiblingSettings
+from edge.config_upstreams import FetchSettings, SiblingSettings
 from edge.rendezvous import Member, owner
 from edge.server import EdgeServer
 from tests.fakes.edge import BASE, World, edge_config, manifest_bytes, object_of, stored_object, until
@@ -44,14 +44,15 @@ async def place(tmp_path):
         worlds = []
         for letter in "abc":
             clock = ManualClock()
-            config = edge_config(tmp_path / letter, origin.url, name=f"{letter}.test")
+            asks_one_by_one = FetchSettings(hedge_share=0.0)  # however slow this machine is
+            config = edge_config(tmp_path / letter, origin.url, name=f"{letter}.test", fetch=asks_one_by_one)
             edge = EdgeServer(config, clock=clock)
             await edge.start()
             stack.push_async_callback(edge.stop, drain_seconds=0)
             worlds.append(World(edge, [origin], clock, tmp_path / letter))
         urls = ["http://{}:{}".format(*world.edge.address) for world in worlds]
         for world, url in zip(worlds, urls, strict=True):
-            siblings = SiblingSettings(tuple(urls), url)
+            siblings = SiblingSettings(tuple(urls), url, timeout=30.0)
             world.edge.reload(replace(world.edge.config, siblings=siblings))
         yield Place(worlds, origin, urls)
 
@@ -160,8 +161,7 @@ async def test_a_sibling_that_hangs_is_waited_for_only_so_long(place):
         config = place.worlds[0].edge.config
         urls = [place.urls[0], sibling.url]
         settings = SiblingSettings(tuple(urls), urls[0], timeout=0.05)
-        no_hedges = replace(config.fetch, hedge_share=0.0)
-        place.worlds[0].edge.reload(replace(config, siblings=settings, fetch=no_hedges))
+        place.worlds[0].edge.reload(replace(config, siblings=settings))
         while True:
             target, stored = stored_object(os.urandom(20))
             if owner(f"object:{target.removeprefix('/cvmfs/')}", map(Member, urls)).name == sibling.url:

@@ -23,9 +23,16 @@ LARGE_TARGET = object_of(LARGE)
 
 @pytest.fixture
 async def equals(tmp_path):
-    """An edge before two origins that are equal."""
-    async with edge_world(tmp_path, origins=2, between="|") as world:
+    """An edge before two origins that are equal, and asked one after the other however slow this machine is."""
+    async with edge_world(tmp_path, origins=2, between="|", fetch=FetchSettings(hedge_share=0.0)) as world:
         world.edge._supplies.health._chance = random.Random(1).random
+        yield world
+
+
+@pytest.fixture
+async def hedging(tmp_path):
+    """The same, with second requests."""
+    async with edge_world(tmp_path, origins=2, between="|") as world:
         yield world
 
 
@@ -156,76 +163,76 @@ async def test_a_reload_keeps_what_was_learned(equals):
 # -------------------------------------------------------------------------------------------------------------- hedging
 
 
-async def test_a_second_server_is_asked_beside_one_that_hangs_and_the_first_is_let_go_of(equals):
-    prefer(equals, 0)
-    target, stored = equals.publish(b"hello")
-    equals.origins[0].replies[target] = Reply(stored, gate=asyncio.Event())
-    answers = await asyncio.gather(*(equals.get(target) for _ in range(10)))
+async def test_a_second_server_is_asked_beside_one_that_hangs_and_the_first_is_let_go_of(hedging):
+    prefer(hedging, 0)
+    target, stored = hedging.publish(b"hello")
+    hedging.origins[0].replies[target] = Reply(stored, gate=asyncio.Event())
+    answers = await asyncio.gather(*(hedging.get(target) for _ in range(10)))
     assert {answer.body for answer in answers} == {stored}
-    assert [origin.count(target) for origin in equals.origins] == [1, 1]
-    await until(lambda: health(equals, 0).in_flight == 0)
-    upstreams = equals.edge._supplies.health
+    assert [origin.count(target) for origin in hedging.origins] == [1, 1]
+    await until(lambda: health(hedging, 0).in_flight == 0)
+    upstreams = hedging.edge._supplies.health
     assert (upstreams.hedged, upstreams.hedges_won, upstreams.hedges_lost) == (1, 1, 0)
-    assert (equals.edge.statistics.misses, equals.edge.statistics.collapsed) == (1, 9)
+    assert (hedging.edge.statistics.misses, hedging.edge.statistics.collapsed) == (1, 9)
 
 
-async def test_a_first_server_that_answers_after_all_wins(equals):
-    prefer(equals, 0)
-    target, stored = equals.publish(b"hello")
+async def test_a_first_server_that_answers_after_all_wins(hedging):
+    prefer(hedging, 0)
+    target, stored = hedging.publish(b"hello")
     gate = asyncio.Event()
-    equals.origins[0].replies[target] = Reply(stored, gate=gate)
-    equals.origins[1].replies[target] = Reply(stored, gate=asyncio.Event())
-    waiting = asyncio.create_task(equals.get(target))
-    await until(lambda: equals.origins[1].count(target))
+    hedging.origins[0].replies[target] = Reply(stored, gate=gate)
+    hedging.origins[1].replies[target] = Reply(stored, gate=asyncio.Event())
+    waiting = asyncio.create_task(hedging.get(target))
+    await until(lambda: hedging.origins[1].count(target))
     gate.set()
     assert (await waiting).body == stored
-    await until(lambda: health(equals, 1).in_flight == 0)
-    assert equals.edge._supplies.health.hedges_lost == 1
+    await until(lambda: health(hedging, 1).in_flight == 0)
+    assert hedging.edge._supplies.health.hedges_lost == 1
 
 
-async def test_a_second_server_with_wrong_bytes_does_not_win(equals):
-    prefer(equals, 0)
-    target, stored = equals.publish(b"hello")
+async def test_a_second_server_with_wrong_bytes_does_not_win(hedging):
+    prefer(hedging, 0)
+    target, stored = hedging.publish(b"hello")
     gate = asyncio.Event()
-    equals.origins[0].replies[target] = lambda _: Reply(stored, gate=None if gate.is_set() else asyncio.Event())
+    hedging.origins[0].replies[target] = lambda _: Reply(stored, gate=None if gate.is_set() else asyncio.Event())
 
     def wrong(_):
         gate.set()
         return Reply(b"x" * len(stored))
 
-    equals.origins[1].replies[target] = wrong
-    assert (await equals.get(target)).body == stored
-    assert equals.edge.statistics.hash_failures >= 1
+    hedging.origins[1].replies[target] = wrong
+    assert (await hedging.get(target)).body == stored
+    assert hedging.edge.statistics.hash_failures >= 1
 
 
-async def test_an_error_of_one_does_not_end_the_wait_for_the_other(equals):
-    prefer(equals, 0)
-    target, stored = equals.publish(b"hello")
+async def test_an_error_of_one_does_not_end_the_wait_for_the_other(hedging):
+    prefer(hedging, 0)
+    target, stored = hedging.publish(b"hello")
     gate = asyncio.Event()
-    equals.origins[0].replies[target] = Reply(stored, gate=gate)
+    hedging.origins[0].replies[target] = Reply(stored, gate=gate)
 
     def broken(_):
         gate.set()
         return Reply(b"", 500)
 
-    equals.origins[1].replies[target] = broken
-    assert (await equals.get(target)).body == stored
+    hedging.origins[1].replies[target] = broken
+    assert (await hedging.get(target)).body == stored
 
 
-async def test_manifests_are_asked_for_twice_too_and_other_content_is_not(equals):
-    prefer(equals, 0)
+async def test_manifests_are_asked_for_twice_too_and_other_content_is_not(hedging):
+    prefer(hedging, 0)
     for target, body, seconds in ((MANIFEST, manifest_bytes(1), True), (f"{BASE}/any.html", b"hello", False)):
         gate = asyncio.Event()
-        equals.origins[0].replies[target] = Reply(body, gate=gate)
-        equals.origins[1].replies[target] = Reply(body)
-        waiting = asyncio.create_task(equals.get(target))
+        hedging.origins[0].replies[target] = Reply(body, gate=gate)
+        hedging.origins[1].replies[target] = Reply(body)
+        waiting = asyncio.create_task(hedging.get(target))
         if seconds:
             assert (await waiting).body == body
         else:
-            await until(lambda target=target: equals.origins[0].count(target))
+            await until(lambda target=target: hedging.origins[0].count(target))
             gate.set()
             assert (await waiting).body == body
-            assert equals.origins[1].count(target) == 0
+            assert hedging.origins[1].count(target) == 0
 
 
 async def test_the_next_group_is_asked_only_when_all_of_the_first_failed(tmp_path):
