@@ -91,9 +91,9 @@ async def _serve(make: Callable[[], Service], on_ready: Callable[[str], None]) -
     sentences = list(await service.start())
     tasks = [asyncio.create_task(_reload_on(hung_up, service, notifier))]
     try:
+        loop.add_signal_handler(signal.SIGUSR2, upgraded.set)
+        tasks.append(asyncio.create_task(_upgrade_on(upgraded, service)))
         if isinstance(service, Upgradable):
-            loop.add_signal_handler(signal.SIGUSR2, upgraded.set)
-            tasks.append(asyncio.create_task(_upgrade_on(upgraded, service)))
             service.successor.add_done_callback(lambda _: stopped.set())
         for sentence in sentences:
             on_ready(sentence)
@@ -118,11 +118,13 @@ async def _reload_on(hung_up: asyncio.Event, service: Service, notifier: Systemd
         notifier.ready()
 
 
-async def _upgrade_on(asked: asyncio.Event, service: Upgradable) -> None:
+async def _upgrade_on(asked: asyncio.Event, service: Service) -> None:
     while True:
         await asked.wait()
         asked.clear()
         try:
+            if not isinstance(service, Upgradable):
+                raise UsageError("this service cannot be upgraded while it runs: restart it")
             await service.upgrade()
         except CdnError as error:
             event("daemon.upgrade.refused", level="error", reason=str(error))
@@ -181,6 +183,17 @@ class HttpListener:
         except OSError as error:
             await self._runner.cleanup()
             raise UsageError(f"cannot listen on {host} port {port}: {error.strerror or error}") from error
+        self._note_address()
+
+    async def start_on(self, sock: socket.socket) -> None:
+        """Begins to answer on a socket that listens, and is closed with this; `address` then says where."""
+        from aiohttp.web import SockSite
+
+        await self._runner.setup()
+        await SockSite(self._runner, sock).start()
+        self._note_address()
+
+    def _note_address(self) -> None:
         bound = self._runner.addresses[0]
         self.address = (bound[0], bound[1])
 
@@ -332,25 +345,33 @@ def ask_status(admin_url: str, *, what: str, example: str, has: str) -> dict[str
 
 
 def send_command(
-    admin_url: str, name: str, document: Mapping[str, object], *, what: str, example: str
+    admin_url: str,
+    name: str,
+    document: Mapping[str, object],
+    *,
+    what: str,
+    example: str,
+    seconds: float = STATUS_SECONDS,
 ) -> dict[str, object]:
-    """Has a running service carry out a command; the arguments are those of `ask_status`.
+    """Has a running service carry out a command, within a time; the other arguments are those of `ask_status`.
 
     Raises:
         UsageError: this is no http URL, or the service refuses the order.
         TransportError: it does not answer, or something else does.
     """
-    return _ask(admin_url, name, json.dumps(document).encode(), what=what, example=example)
+    return _ask(admin_url, name, json.dumps(document).encode(), what=what, example=example, seconds=seconds)
 
 
-def _ask(admin_url: str, name: str, body: bytes | None, *, what: str, example: str) -> dict[str, object]:
+def _ask(
+    admin_url: str, name: str, body: bytes | None, *, what: str, example: str, seconds: float = STATUS_SECONDS
+) -> dict[str, object]:
     url = f"{admin_url.rstrip('/')}/{name}"
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"{admin_url!r} is no URL such as {example}")
     fields = {} if body is None else {"Content-Type": "application/json"}
     request = urllib.request.Request(url, body, fields)  # noqa: S310 -- the scheme was checked
     try:
-        with urllib.request.urlopen(request, timeout=STATUS_SECONDS) as reply:  # noqa: S310 -- the scheme was checked
+        with urllib.request.urlopen(request, timeout=seconds) as reply:  # noqa: S310 -- the scheme was checked
             document = json.loads(reply.read(STATUS_BYTES_MAX))
     except urllib.error.HTTPError as error:
         with error:

@@ -165,6 +165,19 @@ def drain(out: Output, *, admin: str, stop: bool, undo: bool, no_wait: bool) -> 
     drain_and_wait(out, admin, undoes=undo, stops=stop, waits=not no_wait)
 
 
+@edge.command()
+@_ADMIN
+@click.pass_obj
+def upgrade(out: Output, admin: str) -> None:
+    """Have a running edge replaced by a new process of the program as it is installed now.
+
+    No connection is refused and no answer breaks off. If the new process does not start, the old one goes on.
+    """
+    from edge.operating import upgrade_edge
+
+    upgrade_edge(out, admin)
+
+
 def _status_text(document: dict[str, Any]) -> tuple[str | Table, ...]:
     requests, cache, transferred = document["requests"], document["cache"], document["bytes"]
     upstreams = [_upstream_row(name, each) for name, each in document["upstreams"].items()]

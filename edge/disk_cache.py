@@ -14,6 +14,7 @@ import stat
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -118,7 +119,8 @@ class DiskCache:
         self._memory_body_max = memory_body_max
         self._share = share
         self._trouble = DiskTrouble(statistics)
-        self.room = DiskRoom(
+        self._make_room = partial(
+            DiskRoom,
             self._files,
             bytes_max=bytes_max,
             shards=share.shards,
@@ -127,6 +129,7 @@ class DiskCache:
             is_resident=is_resident,
             pinned_share=pinned_share,
         )
+        self.room = self._make_room()
         self._verified = VerifiedBodies(verify_seconds)
         self._lock = threading.Lock()
         self._next_temporary = 0
@@ -159,6 +162,19 @@ class DiskCache:
         """Gives the cache back."""
         self.room.close()
         self._taken.close()
+
+    def retire(self) -> None:
+        """Gives the cache to a successor: from now on it is read, but nothing is stored or evicted."""
+        self.room.retire()
+        self._taken.close()
+
+    def resume(self) -> None:
+        """Takes the cache back from a successor that did not start, if it was given away; raises as `open`."""
+        if not self.room.is_retired:
+            return
+        self.room = self._make_room()
+        self.open()
+        self.room.count()
 
     def count(self) -> None:
         """Adds up what an earlier run left; meanwhile the cache is in use."""

@@ -87,6 +87,8 @@ class DiskRoom:
         self._mark_descriptor = -1
         self._is_closing = False
         self._turn = 0
+        self.is_retired = False
+        """Whether a successor takes and gives room now."""
 
     # ------------------------------------------------------------------------------------------------ life
 
@@ -121,6 +123,22 @@ class DiskRoom:
                 self._write_mark(self._used)
             os.close(self._mark_descriptor)
             self._mark_descriptor = -1
+
+    def retire(self) -> None:
+        """Takes and gives no more room, since a successor does: what is here may still be read.
+
+        When this returns, nothing gets a name or is evicted any more.
+        """
+        with self._evicting:
+            self.is_retired = True
+        for lock in self._shard_locks:
+            with lock:
+                pass  # whoever was renaming in this shard is done
+        self.close()
+
+    def _check_in_service(self) -> None:
+        if self.is_retired:
+            raise StorageError(f"the cache {self._directory.parent} has been handed over to a successor")
 
     def count(self) -> None:
         """Counts what an earlier run left, and evicts what is too much; meanwhile the cache is in use."""
@@ -162,10 +180,12 @@ class DiskRoom:
         Raises:
             StorageFullError: even evicting everything that may go would not make enough.
         """
+        self._check_in_service()
         if self._take(size):
             return
         with self._evicting:
             listed = 0
+            self._check_in_service()
             while not self._take(size):
                 if listed >= 2 * len(self.shards) or self._is_unknown():
                     raise StorageFullError(f"the cache {self._directory.parent} has no room for {size} more bytes")
@@ -206,9 +226,11 @@ class DiskRoom:
 
         Raises:
             OSError: the disk refuses.
+            StorageError: the cache was handed over.
         """
         shard, target = shard_of(name), self.path(name)
         with self._shard_locks[shard]:
+            self._check_in_service()
             before = _status_of(target)
             replaced = occupied(before.st_size) if before is not None else 0
             uses = listed_file(name, before).uses if before is not None else 0
@@ -222,6 +244,8 @@ class DiskRoom:
         Where the file system refuses, files are evicted in the order they came.
         """
         file = listed_file(name, facts)
+        if self.is_retired:
+            return False
         if time.time() - file.changed_at < self._touch_seconds:
             return False
         with suppress(OSError):

@@ -13,6 +13,7 @@ from edge.running import ADMIN_EXAMPLE, KIND_OF_SERVICE, fetch_status
 
 _POLL_SECONDS: Final = 0.2
 _DRAIN_SURPLUS_SECONDS: Final = 10.0
+_UPGRADE_SECONDS: Final = 130.0
 Order = dict[str, object]
 """What `edge.purging.PurgeOrder` reads."""
 
@@ -134,6 +135,19 @@ def _wait_for_drain(out: Output, admin_url: str, told: dict[str, Any], *, stops:
             return told
         time.sleep(_POLL_SECONDS)
     raise UsageError("the edge has not drained in the time it has for that; see its log")
+
+
+def upgrade_edge(out: Output, admin_url: str) -> None:
+    """Has an edge replaced by a new process, and says which.
+
+    Raises:
+        UsageError: the new process did not take over; the old one goes on.
+        TransportError: the edge does not answer.
+    """
+    told = daemon.send_command(
+        admin_url, "upgrade", {}, what=KIND_OF_SERVICE, example=ADMIN_EXAMPLE, seconds=_UPGRADE_SECONDS
+    )
+    out.result({"pid": told["pid"]}, f"process {told['pid']} serves now")
 
 
 # ------------------------------------------------------------------------------------------------------- watching

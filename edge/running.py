@@ -10,11 +10,22 @@ from pathlib import Path
 from typing import Final
 
 from cdn import daemon
-from cdn.errors import CdnError
+from cdn.errors import CdnError, TransportError, UsageError
 from cdn.telemetry import event
 from edge.config import EdgeConfig, load
 from edge.garbage import settle
+from edge.listeners import open_listeners, systemd_listeners
 from edge.server import EdgeServer
+from edge.succession import (
+    PREPARED,
+    SERVING,
+    START_SECONDS,
+    VARIABLE,
+    YOURS,
+    Inheritance,
+    Successor,
+    take_inheritance,
+)
 
 KIND_OF_SERVICE: Final = "an edge"
 ADMIN_EXAMPLE: Final = "http://127.0.0.1:9154"
@@ -40,16 +51,38 @@ def run_until_stopped(config_path: Path, config: EdgeConfig, on_ready: Callable[
 
 
 class _EdgeService:
-    """A `daemon.Service`."""
+    """A `daemon.Service`, and `daemon.Upgradable`."""
 
     def __init__(self, config_path: Path, config: EdgeConfig) -> None:
         self._config_path = config_path
-        self._server = EdgeServer(config, stop_wanted=lambda: os.kill(os.getpid(), signal.SIGTERM))
+        self._config = config
+        self.successor: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._upgrading = asyncio.Lock()
+        self._inheritance = take_inheritance(os.environ)
+        os.environ.pop(VARIABLE, None)
+        self._server = self._make_server(self._inheritance)
+
+    def _make_server(self, inheritance: Inheritance | None) -> EdgeServer:
+        listen, admin = self._config.listen, self._config.admin.listen
+        handed = systemd_listeners(listen, os.environ, os.getpid()) if inheritance is None else inheritance.listeners
+        (listeners,) = open_listeners(listen, handed=handed)
+        if inheritance is not None:
+            inheritance.close_unused(listeners)
+        return EdgeServer(
+            self._config,
+            listeners=listeners,
+            admin_socket=None if inheritance is None else inheritance.admin_socket(admin),
+            before_cache=None if inheritance is None else inheritance.take_cache,
+            stop_wanted=lambda: os.kill(os.getpid(), signal.SIGTERM),
+            more_commands={"upgrade": self._upgrade_command},
+        )
 
     async def start(self) -> Iterable[str]:
         server = self._server
         await server.start()
         settle()
+        if self._inheritance is not None:
+            self._inheritance.serve()
         sentences = ["answering on " + ", ".join(server.places)]
         if server.admin_address is not None:
             sentences.append("status and metrics on {} port {}".format(*server.admin_address))
@@ -62,6 +95,45 @@ class _EdgeService:
         except CdnError as error:
             self._server.statistics.reloads_failed += 1
             event("edge.reload.refused", level="error", reason=str(error))
+
+    async def upgrade(self) -> None:
+        """Has a successor take over.
+
+        Raises:
+            UsageError: that did not succeed; this process goes on as before.
+        """
+        if self._upgrading.locked() or self.successor.done() or self._server.is_draining:
+            raise UsageError("the edge is being upgraded or drained already")
+        async with self._upgrading:
+            server = self._server
+            event("edge.upgrade.started")
+            successor = await asyncio.to_thread(
+                Successor.start, server.sockets, server.admin_socket, self._config.admin.listen
+            )
+            await self._hand_over(successor)
+            server.has_successor = True
+            event("edge.upgrade.succeeded", pid=successor.pid)
+            successor.leave()
+            self.successor.set_result(successor.pid)
+
+    async def _hand_over(self, successor: Successor) -> None:
+        try:
+            await successor.talk.hear(PREPARED, START_SECONDS)
+            await asyncio.to_thread(self._server.retire_cache)
+            successor.talk.say(YOURS)
+            await successor.talk.hear(SERVING, START_SECONDS)
+        except BaseException as error:
+            status = await asyncio.to_thread(successor.end)
+            await asyncio.to_thread(self._server.resume_cache)
+            if not isinstance(error, TransportError):
+                raise
+            raise UsageError(
+                f"the successor did not take over (exit status {status}, {error}); this edge goes on as before"
+            ) from error
+
+    async def _upgrade_command(self, _document: dict[str, object]) -> dict[str, object]:
+        await self.upgrade()
+        return {"pid": self.successor.result()}
 
     def is_healthy(self) -> bool:
         return self._server.is_healthy

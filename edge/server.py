@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -25,13 +25,14 @@ from edge.access_log import AccessLog
 from edge.collapsing import Flights
 from edge.config import EdgeConfig, LifetimeSettings
 from edge.config_checks import listen_address
-from edge.config_listen import ListenSettings, TcpAddress
+from edge.config_listen import TcpAddress
 from edge.content import Lifetimes, digest_of_key
 from edge.disk_cache import DiskCache
 from edge.draining import Drain, Phase, parse_drain_order
-from edge.listeners import Listeners, ListeningSocket, bound_address, open_listeners
+from edge.listeners import Listeners, bound_address, open_listeners, open_tcp
 from edge.memory_cache import MemoryCache
 from edge.metrics import Gauges, render_metrics
+from edge.naming import own_name, place_of
 from edge.neighbours import Neighbours, OwnMemory, OwnVariants
 from edge.orders import Supplies
 from edge.own_requests import OwnRequests
@@ -54,6 +55,7 @@ from edge.upstream_fetcher import UpstreamFetcher
 from edge.upstream_turns import Turns
 from edge.upstreams import UpstreamHealth, servers_of
 
+ADMIN_BACKLOG: Final = 128
 CHECK_SECONDS: Final = 1.0
 SCRUB_PAUSE_SECONDS: Final = 60.0
 """Between one pass over the cache and the next."""
@@ -73,6 +75,9 @@ class EdgeServer:
         fetcher: how upstreams are asked; over HTTP by default.
         share: which part of the cache is its, if it is one of several workers.
         stop_wanted: told when an operator wants the process to end.
+        admin_socket: where operators ask, closed when it stops; opened by itself if None.
+        before_cache: waited for before the cache is taken.
+        more_commands: what else operators can have done.
     """
 
     def __init__(
@@ -84,6 +89,9 @@ class EdgeServer:
         fetcher: Fetcher | None = None,
         share: Share = WHOLE,
         stop_wanted: Callable[[], None] = lambda: None,
+        admin_socket: socket.socket | None = None,
+        before_cache: Callable[[], Awaitable[None]] | None = None,
+        more_commands: Mapping[str, Command] | None = None,
     ) -> None:
         self._config = config
         self._share = share
@@ -114,6 +122,9 @@ class EdgeServer:
         self._crashed = False
         self._stop_wanted = stop_wanted
         self._is_stopping = False
+        self.admin_socket = admin_socket
+        self._before_cache = before_cache
+        self._more_commands = more_commands or {}
         self._drain: Drain | None = None
         self.has_successor = False
         """Whether another process accepts from the same sockets, so that clients may take their time to leave."""
@@ -149,6 +160,8 @@ class EdgeServer:
         try:
             self._bind()
             self._build()
+            if self._before_cache is not None:
+                await self._before_cache()
             await asyncio.to_thread(self._supplies_now.disk.open)
             self._purger_now.open()
             if self._neighbours is not None and self._shared is not None:
@@ -188,9 +201,12 @@ class EdgeServer:
         if seconds == 0:
             await self._drain.break_off()
         else:
-            delay = limits.drain_delay if seconds is None else 0.0
+            delay = limits.drain_delay if seconds is None and not self.has_successor else 0.0
             timeout = limits.drain_timeout if seconds is None else seconds
-            await self._drain.begin(delay_seconds=delay, timeout_seconds=timeout, waits_for_idle=self.has_successor)
+            leaving = self._drain.begin(delay_seconds=delay, timeout_seconds=timeout, waits_for_idle=self.has_successor)
+            if self.has_successor:
+                await self._stop_admin()
+            await leaving
         if self._handshakes is not None:
             await self._handshakes.abort()
         if self._neighbours is not None:
@@ -203,7 +219,7 @@ class EdgeServer:
     def _on_phase(self, phase: Phase) -> None:
         assert self._service is not None
         assert self._shared is not None
-        self._service.is_draining = phase is not Phase.SERVING
+        self._service.is_draining = phase is not Phase.SERVING and not self.has_successor
         self._shared.is_draining = phase in {Phase.CLOSED, Phase.DRAINED}
         self._shared.is_over = phase is Phase.DRAINED
 
@@ -234,10 +250,33 @@ class EdgeServer:
         """How far it is on its way out."""
         return Phase.SERVING if self._drain is None else self._drain.phase
 
-    async def _close_parts(self) -> None:
+    async def _stop_admin(self) -> None:
+        if self.admin_socket is not None:
+            self.admin_socket.close()
+            self.admin_socket = None
         if self._admin is not None:
             await self._admin.stop()
             self._admin = None
+
+    def retire_cache(self) -> None:
+        """Leaves the cache to a successor; what is cached is still served."""
+        self._supplies_now.disk.retire()
+
+    def resume_cache(self) -> None:
+        """Takes the cache back.
+
+        Raises:
+            UsageError: it cannot be had.
+        """
+        self._supplies_now.disk.resume()
+
+    @property
+    def sockets(self) -> Listeners:
+        """All listening sockets that are open."""
+        return () if self._acceptor is None else self._acceptor.listeners
+
+    async def _close_parts(self) -> None:
+        await self._stop_admin()
         if self._neighbours is not None:
             await self._neighbours.stop()
         if self._shared is not None:
@@ -303,7 +342,7 @@ class EdgeServer:
         bound = [bound_address(each.sock) for each in listeners]
         self.addresses = tuple((each.host, each.port) for each in bound if isinstance(each, TcpAddress))
         self.listening = tuple(each.text for each in listeners)
-        self.places = tuple(_place(each, settings) for each in listeners)
+        self.places = tuple(place_of(each, settings) for each in listeners)
         self._acceptor.load_certificates()
 
     def _build(self) -> None:
@@ -387,7 +426,10 @@ class EdgeServer:
                     why_not_ready=self._why_not_ready,
                 )
             )
-            await admin.start(*listen_address(self._config.admin.listen))
+            if self.admin_socket is None:
+                address = TcpAddress(*listen_address(self._config.admin.listen))
+                (self.admin_socket,) = open_tcp(address, ADMIN_BACKLOG)
+            await admin.start_on(self.admin_socket.dup())
             self._admin, self.admin_address = admin, admin.address
 
     def _why_not_ready(self) -> str:
@@ -474,7 +516,7 @@ class EdgeServer:
     @property
     def commands(self) -> dict[str, Command]:
         """What an operator can have it do, by name."""
-        return {"purge": self.purge, "drain": self.drain}
+        return {"purge": self.purge, "drain": self.drain, **self._more_commands}
 
     async def purge(self, order: dict[str, object]) -> dict[str, object]:
         """Forgets what an order says: see `edge.purging.PurgeOrder` and `edge.purger.Purger.purge`."""
@@ -533,16 +575,6 @@ class EdgeServer:
         }
 
 
-def own_name(address: Address | None) -> str:
-    """What an edge without a name calls itself: its address, or for one that listens on all, its host's name."""
-    if address is None:
-        return socket.gethostname()
-    host, port = address
-    if host in {"0.0.0.0", "::"}:  # noqa: S104 -- compared with, not listened on
-        host = socket.gethostname()
-    return _text((host, port))
-
-
 def _lifetimes(settings: LifetimeSettings) -> Lifetimes:
     return Lifetimes(
         settings.negative,
@@ -559,14 +591,3 @@ def _is_name(pattern: str) -> bool:
 def _fixed_at_start(config: EdgeConfig) -> tuple[object, ...]:
     listen = replace(config.listen, tls=()), [each.address for each in config.listen.tls]
     return (config.name, config.workers, listen, config.admin, config.cache, config.fetch, config.limits, config.log)
-
-
-def _place(listener: ListeningSocket, settings: ListenSettings) -> str:
-    bound = bound_address(listener.sock)
-    where = f"{bound.host} port {bound.port}" if isinstance(bound, TcpAddress) else listener.text
-    return f"{where} with TLS" if settings.tls_of(listener.address) else where
-
-
-def _text(address: Address) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
