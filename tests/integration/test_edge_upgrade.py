@@ -94,14 +94,14 @@ def is_alive(pid: int) -> bool:
 async def test_upgrades_in_a_row_under_load_lose_nothing(tmp_path, origin):
     pids: list[int] = []
     async with running(write_config(tmp_path, origin.url, FOLLOWS)) as edge, kept_track_of(pids):
-        load = Load(edge.address, 12)
-        await load.grows(50)
+        load = Load(edge.address, 8)
+        await load.grows(25)
         for _ in range(3):
             pids.append(await upgrade(edge.admin))
-            await load.grows(50)
+            await load.grows(25)
         assert await asyncio.to_thread(edge.process.wait, 30) == 0
         await until(lambda: not is_alive_child(pids[0]))
-        await load.grows(50)
+        await load.grows(25)
         await load.end()
         assert len(set(pids)) == 3
         assert all(origin.count(object_of(body)) == 1 for body in BODIES)
