@@ -22,6 +22,7 @@ from edge.config import EdgeConfig, load
 from edge.config_checks import listen_address
 from edge.listeners import Listeners, ListeningSocket, close_listeners, open_listeners
 from edge.merging import Tally, merged_values
+from edge.readiness import why_not_ready
 from edge.shards import Share
 from edge.worker_config import reloaded, worker_config
 from edge.worker_process import WorkerProcess
@@ -193,8 +194,8 @@ class Supervisor:
                 operator_application(
                     status=self.status,
                     metrics=self.metrics,
-                    is_ready=lambda: self._is_complete,
-                    why_not_ready=lambda: "stopping" if self._is_stopping else "a worker is being replaced",
+                    is_ready=lambda: not self._why_not_ready(),
+                    why_not_ready=self._why_not_ready,
                     commands={name: self._command(name) for name in COMMANDS},
                 )
             )
@@ -204,6 +205,10 @@ class Supervisor:
     @property
     def _is_complete(self) -> bool:
         return not self._is_stopping and all(worker.is_ready for worker in self._workers.values())
+
+    def _why_not_ready(self) -> str:
+        phase = "stopping" if self._is_stopping else "" if self._is_complete else "a worker is being replaced"
+        return why_not_ready(phase, self._config.cache.directory)
 
     def _command(self, name: str) -> Command:
         async def carry_out(order: dict[str, object]) -> dict[str, object]:

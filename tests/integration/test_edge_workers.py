@@ -96,7 +96,7 @@ async def test_clients_of_both_workers_cause_one_fetch_and_then_each_worker_has_
 
 
 async def test_no_client_sees_an_older_manifest_than_another_one_did_before(tmp_path, origin):
-    path = write_config(tmp_path, origin.url, "[manifest]\nprefetch = false\n", workers=3)
+    path = write_config(tmp_path, origin.url, workers=3)
     async with running(path) as edge:
         for revision in range(1, 15):
             origin.replies[MANIFEST] = Reply(manifest_bytes(revision))
