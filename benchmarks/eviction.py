@@ -15,7 +15,7 @@ import subprocess
 import sys
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
@@ -24,8 +24,9 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness.machine import ROOT, machine, revision
-from benchmarks.harness.policies import POLICIES, Offline
+from benchmarks.harness.policies import IN_MEMORY, ON_DISK, Offline
 from benchmarks.harness.report import table, write
+from edge.disk_places import occupied
 
 PARTS: Final = (0.01, 0.1, 0.3)
 TRACE: Final = ROOT / "benchmarks" / "traces" / "programs.json.gz"
@@ -211,10 +212,19 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _replayed(trace: Trace) -> dict[str, Any]:
+    on_disk = replace(trace, sizes=[occupied(size) for size in trace.sizes])
+    return {
+        "name": trace.name,
+        "requests": len(trace.keys),
+        "memory": {"footprint_bytes": trace.footprint, "ratios": _ratios(trace, IN_MEMORY)},
+        "disk": {"footprint_bytes": on_disk.footprint, "ratios": _ratios(on_disk, ON_DISK)},
+    }
+
+
+def _ratios(trace: Trace, policies: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
     capacities = [int(trace.footprint * part) for part in PARTS]
-    policies = POLICIES | {"offline, knows the future": lambda capacity: Offline(capacity, trace.keys)}
-    ratios = {name: [replay(make(capacity), trace) for capacity in capacities] for name, make in policies.items()}
-    return {"name": trace.name, "requests": len(trace.keys), "footprint_bytes": trace.footprint, "ratios": ratios}
+    all_policies = policies | {"offline, knows the future": lambda capacity: Offline(capacity, trace.keys)}
+    return {name: [replay(make(capacity), trace) for capacity in capacities] for name, make in all_policies.items()}
 
 
 def _text(document: dict[str, Any]) -> str:
@@ -222,18 +232,15 @@ def _text(document: dict[str, Any]) -> str:
     lines += [f"- {name.replace('_', ' ')}: {value}" for name, value in document["machine"].items()]
     lines += ["", "Percent of requests / percent of bytes that were hits, by the cache's part of the footprint."]
     for trace in document["traces"]:
-        rows = [
-            [name, *(f"{100 * objects:.1f} / {100 * part:.1f}" for objects, part in ratios)]
-            for name, ratios in trace["ratios"].items()
-        ]
-        lines += [
-            "",
-            f"## {trace['name'].capitalize()}",
-            "",
-            f"{trace['requests']:,} requests, footprint {trace['footprint_bytes'] / 1e6:,.0f} MB.",
-            "",
-            table(["", *(f"{part:.0%}" for part in PARTS)], rows),
-        ]
+        lines += ["", f"## {trace['name'].capitalize()}, {trace['requests']:,} requests"]
+        for tier, sizes in (("memory", "sizes as they are"), ("disk", "sizes in whole blocks")):
+            found = trace[tier]
+            rows = [
+                [name, *(f"{100 * objects:.1f} / {100 * part:.1f}" for objects, part in ratios)]
+                for name, ratios in found["ratios"].items()
+            ]
+            header = [f"{tier}, {sizes}, {found['footprint_bytes'] / 1e6:,.0f} MB", *(f"{part:.0%}" for part in PARTS)]
+            lines += ["", table(header, rows)]
     return "\n".join([*lines, ""])
 
 

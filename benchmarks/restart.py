@@ -139,6 +139,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--workdir", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--cache", type=Path, help="a folder to make the cache in and keep, or one made before")
+    parser.add_argument("--cold", action="store_true", help="also after the kernel forgot all names and inodes (root)")
     parser.add_argument("--no-results", action="store_true")
     chosen = parser.parse_args(arguments)
     folder = Path(tempfile.mkdtemp(prefix="edge-restart-", dir=chosen.workdir))
@@ -153,12 +154,14 @@ def _measure(chosen: argparse.Namespace, folder: Path) -> int:
     if not (directory / "v1").exists():
         fill(directory, chosen.objects)
     picks = random.Random(1)
-    figures: dict[str, list[tuple[float, float]]] = {"warm": [], "cold": []}
+    figures: dict[str, list[tuple[float, float]]] = {"warm": [], "cold": [], "one object": []}
+    fill(folder / "single", 1)
     for _ in range(chosen.rounds):
-        for state, measured in figures.items():
-            if state == "cold" and not drop_dentries():
+        figures["one object"].append(first_hit_seconds(folder / "single", 0))
+        for state in ("warm", "cold"):
+            if state == "cold" and not (chosen.cold and drop_dentries()):
                 continue
-            measured.append(first_hit_seconds(directory, picks.randrange(chosen.objects)))
+            figures[state].append(first_hit_seconds(directory, picks.randrange(chosen.objects)))
     count = counted(directory)
     keeps_order = count.pop("order") == counted(directory)["order"]
     document = {

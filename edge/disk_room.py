@@ -27,7 +27,7 @@ from edge.eviction import Ghosts
 from edge.shards import SHARDS, code_of, shard_of
 from edge.statistics import Statistics
 
-SAMPLE_FILES: Final = 128
+SAMPLE_FILES: Final = 512
 """From how many files at least the worst are chosen."""
 EVICTED_PART: Final = 16
 """Which part of what was listed goes at once, by room."""
@@ -337,17 +337,16 @@ class DiskRoom:
             self._turn += 1
             listed += 1
         wanted = max(size, sum(file.occupied_bytes for file in files) // EVICTED_PART)
-        evicted = 0
+        gone: list[ListedFile] = []
         for file in sorted(self._candidates(files, spares_resident=spares_resident), key=lambda file: file.place):
             if wanted <= 0:
                 break
             if self.unlink(file.name):
                 wanted -= file.occupied_bytes
-                evicted += 1
-                self._note_gone(file)
-        self._statistics.evictions += evicted
-        self._keep_level()
-        return listed, evicted
+                gone.append(file)
+        self._statistics.evictions += len(gone)
+        self._note_gone(gone)
+        return listed, len(gone)
 
     def _candidates(self, files: list[ListedFile], *, spares_resident: bool) -> Iterator[ListedFile]:
         """What may go. What is in memory is used there without its file being touched, so that is made up for."""
@@ -361,14 +360,13 @@ class DiskRoom:
                 continue
             yield file
 
-    def _note_gone(self, file: ListedFile) -> None:
-        if file.uses > 1:
-            self._level = max(self._level, file.place)
-        self._ghosts.note(code_of(file.name), file.uses)
-
-    def _keep_level(self) -> None:
-        """Writes the level down for a later run."""
+    def _note_gone(self, files: list[ListedFile]) -> None:
+        """Remembers the uses of what went, and raises the level to the lowest place of what was used more than once."""
+        for file in files:
+            self._ghosts.note(code_of(file.name), file.uses)
+        lowest = next((file.place for file in files if file.uses > 1), 0.0)
         with self._lock, suppress(StorageError):
+            self._level = max(self._level, lowest)
             self._write_mark(self._mark)
 
 

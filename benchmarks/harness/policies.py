@@ -293,14 +293,16 @@ class _Part:
             if len(found) >= SAMPLE_FILES:
                 break
         wanted = max(wanted, sum(files[code][1] for _, code, files in found) // EVICTED_PART)
+        lowest = 0.0
         for place, code, files in sorted(found, key=lambda each: each[0]):
             if wanted <= 0:
                 break
             _, size, uses = files.pop(code)
             self.used -= size
             wanted -= size
-            self.level = max(self.level, place) if uses > 1 else self.level
+            lowest = lowest or (place if uses > 1 else 0.0)
             self.ghosts.note(code, uses)
+        self.level = max(self.level, lowest)
 
 
 class Offline:
@@ -338,13 +340,15 @@ def _next_uses(keys: Sequence[int]) -> list[int]:
     return found
 
 
-POLICIES: dict[str, Callable[[int], object]] = {
+KNOWN: dict[str, Callable[[int], object]] = {
     "FIFO": Fifo,
     "LRU": Lru,
     "SIEVE": Sieve,
     "S3-FIFO": S3Fifo,
     "W-TinyLFU": TinyLfu,
-    "ours, memory": OurMemory,
-    "ours, disk": OurDisk,
-    "ours, disk, 4 workers": lambda capacity: OurDisk(capacity, 4),
+}
+IN_MEMORY: dict[str, Callable[[int], object]] = KNOWN | {"ours": OurMemory}
+ON_DISK: dict[str, Callable[[int], object]] = KNOWN | {
+    "ours": OurDisk,
+    "ours, 4 workers": lambda capacity: OurDisk(capacity, 4),
 }

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from benchmarks import publish
+from benchmarks import eviction, publish, restart
 from benchmarks.harness.processes import (
     CommandFailedError,
     descendants,
@@ -175,3 +175,21 @@ def test_a_publisher_leaves_nothing_behind(tmp_path):
     assert not list(publisher.store.iterdir())
     publisher.remove()
     assert [path.name for path in tmp_path.iterdir()] == ["tree"]
+
+
+def test_traces_are_replayed_through_every_policy_and_none_beats_the_future(monkeypatch):
+    monkeypatch.setattr(eviction, "PARTS", (0.1,))
+    for trace in (eviction.zipf(0.9, 3000, scans=0.1, renewed=0.01, seed=1, objects=500), eviction.recorded(3000, 1)):
+        found = eviction._replayed(trace)
+        for tier in ("memory", "disk"):
+            ratios = {name: each[0][0] for name, each in found[tier]["ratios"].items()}
+            assert min(ratios.values()) >= 0
+            assert max(ratios, key=ratios.get) == "offline, knows the future"
+            assert ratios["ours"] > ratios["FIFO"]
+
+
+def test_a_restart_is_measured(tmp_path, capsys):
+    options = ["--objects", "300", "--rounds", "1", "--workdir", str(tmp_path), "--no-results"]
+    assert restart.main(options) == 0
+    assert "the same after a restart" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
