@@ -184,7 +184,7 @@ def _measure(chosen: argparse.Namespace, folder: Path) -> int:
 def _text(document: dict[str, Any], figures: dict[str, list[tuple[float, float]]]) -> str:
     rows = [
         [
-            f"names and inodes {state}",
+            state if state == "one object" else f"names and inodes {state}",
             Spread.of(s for s, _ in measured).text(),
             Spread.of(m for _, m in measured).text(),
         ]

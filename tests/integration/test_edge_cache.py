@@ -1,10 +1,11 @@
 """What the disk does to an edge and an edge to the disk: restarts, rot, truncation, eviction, a lost directory."""
 
 import asyncio
+import errno
 import os
 import shutil
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 
 import pytest
@@ -308,3 +309,55 @@ async def test_nothing_is_listed_before_the_first_answer_after_a_restart(world, 
     finally:
         answered.set()
         await edge.stop(drain_seconds=0)
+
+
+async def test_a_disk_that_turns_read_only_in_the_middle_of_evicting_costs_only_the_storing(tmp_path, monkeypatch):
+    settings = CacheSettings(tmp_path / "cache", disk_bytes=4_000_000, memory_bytes=2 << 20, memory_object_bytes=1000)
+    async with edge_world(tmp_path, cache=settings) as world:
+        kept = []
+        for _ in range(10):
+            target, stored = world.publish(os.urandom(300_000))
+            kept.append((target, stored))
+            await world.get(target)
+            await world.settled()
+        unlink, left = type(world.directory).unlink, [1]
+
+        def refusing(path, missing_ok=False):
+            if left[0] == 0:
+                raise OSError(errno.EROFS, "Read-only file system")
+            left[0] -= 1
+            unlink(path, missing_ok=missing_ok)
+
+        monkeypatch.setattr(type(world.directory), "unlink", refusing)
+        for _ in range(8):
+            target, stored = world.publish(os.urandom(300_000))
+            assert (await world.get(target)).body == stored
+            await world.settled()
+        assert world.edge.statistics.storage_failures > 0
+        monkeypatch.undo()
+        for target, stored in kept:
+            assert (await world.get(target)).body == stored
+
+
+async def test_a_file_that_is_evicted_or_cut_short_while_it_is_sent_gives_nobody_a_wrong_byte(world):
+    body = os.urandom(12_000_000)
+    target = object_of(body)
+    world.origin.replies[target] = Reply(body)
+    await world.get(target)
+    await world.settled()
+    async with world.client() as evicted, world.client() as cut:
+        for client in (evicted, cut):
+            await client.ask(target)
+            await client.receive_head()
+        assert await evicted.reader.readexactly(1000) == body[:1000]
+        (path,) = world.cached_files()
+        os.link(path, path.with_name("another-name"))
+        path.unlink()
+        assert await evicted.reader.readexactly(len(body) - 1000) == body[1000:]
+        os.truncate(path.with_name("another-name"), 1_000_000)
+        received = b""
+        with suppress(ConnectionError):
+            while len(received) < len(body) and (piece := await cut.reader.read(1 << 20)):
+                received += piece
+        assert received == body[: len(received)]
+    assert (await world.get(target)).body == body

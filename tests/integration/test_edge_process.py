@@ -3,15 +3,18 @@
 import asyncio
 import json
 import os
+import random
 import re
 import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 
-from tests.fakes.edge import Client, object_of
+from edge.disk_places import occupied
+from tests.fakes.edge import Client, object_of, until
 from tests.fakes.edge_process import running, write_config
 from tests.fakes.origin import Reply, running_origin
 
@@ -78,6 +81,43 @@ async def test_killed_in_the_middle_it_starts_again_with_nothing_wrong(tmp_path,
             assert (await client.get(LARGE_TARGET)).body == LARGE
             assert (await client.get(SMALL_TARGET)).body == b"small"
         assert origin.count(SMALL_TARGET) == 1
+
+
+async def test_killed_again_and_again_under_load_it_gives_no_wrong_byte_and_keeps_its_limit(tmp_path, origin):
+    """A full cache, so that each answer also evicts; the clients ask for what the kills may have damaged."""
+    limit = 4 << 20
+    path = write_config(tmp_path, origin.url, disk=str(limit))
+    dice = random.Random(7)
+    bodies = {object_of(body): body for body in (dice.randbytes(dice.randint(1000, 400_000)) for _ in range(40))}
+    origin.replies.update({target: Reply(body) for target, body in bodies.items()})
+    cache = tmp_path / "cache"
+
+    async def ask(address, answers: list[str]) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            async with Client(address) as client:
+                while True:
+                    target = dice.choice(list(bodies))
+                    answer = await client.get(target)
+                    if not answer.is_whole:
+                        return
+                    assert answer.body == bodies[target]
+                    answers.append(target)
+
+    for _ in range(3):
+        async with running(path) as edge:
+            assert list((cache / "tmp").iterdir()) == []
+            answers: list[str] = []
+            clients = [asyncio.create_task(ask(edge.address, answers)) for _ in range(6)]
+            wanted = dice.randint(40, 80)
+            await until(lambda answers=answers, wanted=wanted: len(answers) >= wanted)
+            await asyncio.to_thread(edge.end, signal.SIGKILL)
+            await asyncio.gather(*clients)
+        assert sum(occupied(each.stat().st_size) for each in cache.rglob("*/*") if each.is_file()) <= limit
+    async with running(path) as edge, Client(edge.address) as client:
+        for target, body in bodies.items():
+            assert (await client.get(target)).body == body
+        metrics = await asyncio.to_thread(edge.ask, "/metrics")
+        assert "edge_disk_failures_total 0.0" in metrics
 
 
 def test_a_port_that_is_taken_ends_it_with_one_sentence(tmp_path):
