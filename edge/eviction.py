@@ -9,7 +9,7 @@ An object's place is its worth above a level. What goes after more than one use 
 what was worth much once and is used no more is overtaken in time, but by no scan, however long. A hit only counts; the
 place is found again when it is an object's turn to go. Of what is gone, the number of uses is remembered for a while,
 in fixed memory, so that it comes back as what it was. This is GreedyDual-Size-Frequency with these changes;
-docs/decisions/0013-eviction.md has the figures.
+docs/decisions/0014-eviction.md has the figures.
 """
 
 from __future__ import annotations
