@@ -47,7 +47,7 @@ class Tally:
         """Keeps what a worker counted that is gone; its successor begins at zero."""
         gone = self._newest.pop(index, None)
         if gone is not None:
-            self._departed = _rendered(merged([self._departed, gone], only=_COUNTING))
+            self._departed = _rendered(merged([self._departed, gone], indexes=(None, index), only=_COUNTING))
 
     def render(self) -> bytes:
         """The metrics of all."""
@@ -56,7 +56,7 @@ class Tally:
 
 
 def merged(
-    texts: Sequence[bytes], *, indexes: Sequence[int] = (), only: frozenset[str] | None = None
+    texts: Sequence[bytes], *, indexes: Sequence[int | None] = (), only: frozenset[str] | None = None
 ) -> dict[str, Metric]:
     """The metrics of several workers as one, by name.
 
@@ -68,6 +68,7 @@ def merged(
     families: dict[str, Metric] = {}
     values: dict[str, dict[tuple[str, Labels], float]] = {}
     for number, text in enumerate(texts):
+        index = indexes[number] if number < len(indexes) else None
         for family in text_string_to_metric_families(text.decode()):
             if only is not None and family.type not in only:
                 continue
@@ -75,8 +76,8 @@ def merged(
             known = values.setdefault(family.name, {})
             for sample in family.samples:
                 labels = dict(sample.labels)
-                if family.name in _EACH and number < len(indexes):
-                    labels["worker"] = str(indexes[number])
+                if family.name in _EACH and index is not None:
+                    labels["worker"] = str(index)
                 key = (sample.name, tuple(labels.items()))
                 before = known.get(key)
                 if before is None:

@@ -45,9 +45,13 @@ def run_until_stopped(config_path: Path, config: EdgeConfig, on_ready: Callable[
     if config.workers > 1:
         from edge.supervisor import Supervisor
 
-        daemon.run_until_stopped(lambda: Supervisor(config_path, config), on_ready)
+        daemon.run_until_stopped(lambda: Supervisor(config_path, config, stop_wanted=_end_ourselves), on_ready)
     else:
         daemon.run_until_stopped(lambda: _EdgeService(config_path, config), on_ready)
+
+
+def _end_ourselves() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 class _EdgeService:

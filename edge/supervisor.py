@@ -7,19 +7,20 @@ wait for a worker that died are taken by its successor.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from cdn.clock import Clock, SystemClock
-from cdn.daemon import Command, HttpListener, operator_application
+from cdn.daemon import HttpListener, operator_application
 from cdn.errors import CdnError, TransportError, UsageError
 from cdn.telemetry import event
 from edge.cache_lock import CacheLock
 from edge.channel import packed
 from edge.config import EdgeConfig, load
 from edge.config_checks import listen_address
+from edge.draining import parse_drain_order
 from edge.listeners import Listeners, ListeningSocket, close_listeners, open_listeners
 from edge.merging import Tally, merged_values
 from edge.readiness import why_not_ready
@@ -29,8 +30,6 @@ from edge.worker_process import WorkerProcess
 
 POLL_SECONDS: Final = 5.0
 """How often workers are asked what they counted, so that little is lost with one."""
-COMMANDS: Final = ("purge",)
-"""What operators can order; every worker carries it out for what is its."""
 PAUSE_SECONDS: Final = 0.2
 PAUSE_SECONDS_MAX: Final = 30.0
 STEADY_SECONDS: Final = 60.0
@@ -46,6 +45,7 @@ class Supervisor:
         config_path: what to read again at a reload.
         config: what it is told first.
         handed: listening sockets that were handed over.
+        stop_wanted: called when an operator wants the service to end.
         clock: the time.
     """
 
@@ -54,12 +54,15 @@ class Supervisor:
         config_path: Path,
         config: EdgeConfig,
         *,
+        stop_wanted: Callable[[], None] = lambda: None,
         handed: Sequence[ListeningSocket] = (),
         clock: Clock | None = None,
     ) -> None:
         self._config_path = config_path
         self._config = config
         self._handed = handed
+        self._stop_wanted = stop_wanted
+        self._closing: asyncio.Task[None] | None = None
         self._clock = clock or SystemClock()
         self._lock = CacheLock(config.cache.directory)
         self._listeners: tuple[Listeners, ...] = ()
@@ -69,6 +72,7 @@ class Supervisor:
         self._tally = Tally()
         self._admin: HttpListener | None = None
         self._is_stopping = False
+        self._are_doors_closed = False
 
     # ------------------------------------------------------------------------------------------------ life
 
@@ -112,6 +116,8 @@ class Supervisor:
         await asyncio.gather(*(worker.ended() for worker in self._workers.values()))
         if self._admin is not None:
             await self._admin.stop()
+        if self._closing is not None:
+            self._closing.cancel()
         self._let_go()
 
     def _let_go(self) -> None:
@@ -123,12 +129,12 @@ class Supervisor:
         """Lets answers under way finish, and ends all workers."""
         event("edge.server.stopping")
         self._is_stopping = True
-        close_listeners(each for listeners in self._listeners for each in listeners)  # or nobody would be refused
+        self._close_doors_later()
         await self._broadcast("stop")
-        seconds = self._config.limits.drain_timeout + _END_SECONDS
+        limits = self._config.limits
         ends = [asyncio.ensure_future(worker.ended()) for worker in self._workers.values()]
         if ends:
-            _, late = await asyncio.wait(ends, timeout=seconds)
+            _, late = await asyncio.wait(ends, timeout=limits.drain_delay + limits.drain_timeout + _END_SECONDS)
             if late:
                 event("edge.worker.late", level="warning", workers=len(late))
         for task in self._keeping:
@@ -136,6 +142,16 @@ class Supervisor:
         await asyncio.gather(*self._keeping, return_exceptions=True)
         await self._abandon()
         event("edge.server.stopped")
+
+    def _close_doors_later(self) -> None:
+        """Closes the listening sockets when the workers do; while one process has them, nobody would be refused."""
+        if self._closing is None:
+            self._closing = asyncio.create_task(self._close_doors())
+
+    async def _close_doors(self) -> None:
+        await asyncio.sleep(self._config.limits.drain_delay)
+        self._are_doors_closed = True
+        close_listeners(each for listeners in self._listeners for each in listeners)
 
     async def reload(self) -> None:
         """Has every worker serve by the configuration as it is now, or with a mistake in it, none."""
@@ -168,6 +184,8 @@ class Supervisor:
                 return
             self._tally.depart(index)
             self._deaths += 1
+            if self._are_doors_closed:  # a successor would have nothing to do
+                return
             pause = PAUSE_SECONDS if self._clock.monotonic() - born_at > STEADY_SECONDS else pause
             event("edge.worker.died", level="error", worker=index, pid=worker.pid, status=status, pause_seconds=pause)
             await asyncio.sleep(pause)
@@ -175,7 +193,7 @@ class Supervisor:
             await self._replace(index)
 
     async def _replace(self, index: int) -> None:
-        if self._is_stopping:
+        if self._is_stopping or self._are_doors_closed:
             return
         try:
             worker = await self._spawn(index)
@@ -196,7 +214,7 @@ class Supervisor:
                     metrics=self.metrics,
                     is_ready=lambda: not self._why_not_ready(),
                     why_not_ready=self._why_not_ready,
-                    commands={name: self._command(name) for name in COMMANDS},
+                    commands={"purge": self.purge, "drain": self.drain},
                 )
             )
             await admin.start(*listen_address(self._config.admin.listen))
@@ -204,17 +222,34 @@ class Supervisor:
 
     @property
     def _is_complete(self) -> bool:
-        return not self._is_stopping and all(worker.is_ready for worker in self._workers.values())
+        return self._closing is None and all(worker.is_ready for worker in self._workers.values())
 
     def _why_not_ready(self) -> str:
-        phase = "stopping" if self._is_stopping else "" if self._is_complete else "a worker is being replaced"
-        return why_not_ready(phase, self._config.cache.directory)
+        replacing = "" if self._is_complete else "a worker is being replaced"
+        return why_not_ready("leaving" if self._closing is not None else replacing, self._config.cache.directory)
 
-    def _command(self, name: str) -> Command:
-        async def carry_out(order: dict[str, object]) -> dict[str, object]:
-            return await self.command(name, order)
+    async def purge(self, order: dict[str, object]) -> dict[str, object]:
+        """Has all workers forget what an order says; raises as `command`."""
+        return await self.command("purge", order)
 
-        return carry_out
+    async def drain(self, order: dict[str, object]) -> dict[str, object]:
+        """Takes the edge out of service, or back; see `edge.draining.DrainOrder`.
+
+        Raises:
+            UsageError: the order is not sound, or it is too late to undo it.
+        """
+        parsed, limits = parse_drain_order(order), self._config.limits
+        if parsed.undo and (self._is_stopping or self._are_doors_closed):
+            raise UsageError("it is too late to serve again: the edge accepts no more connections")
+        result = await self.command("drain", {"undo": parsed.undo})
+        if not parsed.undo:
+            self._close_doors_later()
+        elif self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+        if parsed.stop:
+            self._stop_wanted()
+        return {**result, "seconds_max": limits.drain_delay + limits.drain_timeout}
 
     async def command(self, name: str, order: dict[str, object]) -> dict[str, object]:
         """Has every worker carry out what an operator wants; gives what they say as one.
@@ -265,7 +300,7 @@ class Supervisor:
         if not told:
             raise TransportError("edge", "no worker answers")
         document: dict[str, object] = merged_values(list(told.values()))
-        document["draining"] = self._is_stopping
+        document["draining"] = self._closing is not None
         document["workers"] = [
             {"index": index, "pid": worker.pid, "ready": worker.is_ready} for index, worker in self._workers.items()
         ]

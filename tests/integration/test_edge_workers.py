@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -184,7 +185,7 @@ async def test_sigterm_lets_answers_under_way_finish_and_refuses_new_connections
             try:
                 async with Client(edge.address):
                     return False
-            except ConnectionRefusedError:
+            except ConnectionError:
                 return True
 
         while not await is_refused():
@@ -192,6 +193,28 @@ async def test_sigterm_lets_answers_under_way_finish_and_refuses_new_connections
         gate.set()
         assert [answer.body == LARGE for answer in await asyncio.gather(*answers)] == [True] * 10
         assert await ending == 0
+
+
+async def command(edge: Process, name: str, **order) -> dict:
+    request = urllib.request.Request(
+        f"{edge.admin}/{name}", json.dumps(order).encode(), {"Content-Type": "application/json"}
+    )
+    with await asyncio.to_thread(urllib.request.urlopen, request) as reply:
+        return json.loads(reply.read())
+
+
+async def test_a_drain_is_announced_can_be_undone_and_closes_the_doors_of_all(tmp_path, origin):
+    more = '[limits]\ndrain_delay = "20s"\n'
+    async with running(write_config(tmp_path, origin.url, more, workers=2)) as edge:
+        assert (await command(edge, "drain"))["phase"] == "leaving"
+        assert (await asked(edge))["draining"]
+        assert {(await get(edge, "/healthz")).status for _ in range(12)} == {503}
+        assert (await get(edge, object_of(SMALL))).body == SMALL
+        assert (await command(edge, "drain", undo=True))["phase"] == "serving"
+        assert {(await get(edge, "/healthz")).status for _ in range(12)} == {200}
+    async with running(write_config(tmp_path, origin.url, workers=2)) as edge:
+        assert (await command(edge, "drain", stop=True))["seconds_max"] == 30
+        assert await asyncio.to_thread(edge.process.wait, 30) == 0
 
 
 async def test_a_reload_reaches_all_workers_or_with_a_mistake_none(tmp_path, origin):
@@ -248,19 +271,12 @@ async def test_a_purge_reaches_every_worker(tmp_path, origin):
     async with running(write_config(tmp_path, origin.url, workers=2)) as edge:
         for _ in range(20):
             await get(edge, object_of(SMALL))
-        order = urllib.request.Request(
-            f"{edge.admin}/purge",
-            json.dumps({"url": object_of(SMALL)}).encode(),
-            {"Content-Type": "application/json"},
-        )
-        with await asyncio.to_thread(urllib.request.urlopen, order) as reply:
-            purged = json.loads(reply.read())
+        purged = await command(edge, "purge", url=object_of(SMALL))
         assert (purged["memory"], purged["disk"]) == (2, 1)
         del origin.replies[object_of(SMALL)]
         assert {(await get(edge, object_of(SMALL))).status for _ in range(20)} == {404}
-        wrong = urllib.request.Request(f"{edge.admin}/purge", b"{}", {"Content-Type": "application/json"})
         with pytest.raises(urllib.error.HTTPError) as refused:
-            await asyncio.to_thread(urllib.request.urlopen, wrong)
+            await command(edge, "purge")
         with refused.value as error:
             assert (error.code, "say what to purge" in error.read().decode()) == (400, True)
 
