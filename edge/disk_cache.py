@@ -116,6 +116,7 @@ class DiskCache:
         self._root = directory
         self._files = directory / "v1"
         self._temporary = directory / TEMPORARY
+        self._unfinished = str(self._temporary / str(share.index))
         self._memory_body_max = memory_body_max
         self._share = share
         self._trouble = DiskTrouble(statistics)
@@ -267,25 +268,34 @@ class DiskCache:
         with self._lock:
             self._next_temporary += 1
             number = self._next_temporary
-        path = self._temporary / f"{self._share.index}-{os.getpid()}-{number}"
+        path = f"{self._unfinished}-{os.getpid()}-{number}"
         try:
             return SpoolFile(self.room, path)
         except OSError as error:
-            raise storage_error(error, str(path)) from error
+            raise storage_error(error, path) from error
 
-    def commit(self, spool: SpoolFile, key: str, head: StoredHead, checksum: str, *, pinned: bool = False) -> None:
-        """Gives a complete body its name.
+    def commit(
+        self,
+        spool: SpoolFile,
+        key: str,
+        head: StoredHead,
+        checksum: str,
+        *,
+        pinned: bool = False,
+        rest: bytes = b"",
+    ) -> None:
+        """Gives a complete body its name, once the rest of it, if there is any, is written as well.
 
         Raises:
             StorageError: it could not be kept.
         """
-        body_size = spool.size
-        spool.write(FileFacts(key, head, body_size, checksum).to_bytes())
+        body_size = spool.size + len(rest)
+        spool.write(rest + FileFacts(key, head, body_size, checksum).to_bytes())
         name = file_name(key, pinned=pinned)
         try:
             self.room.rename(spool.path, name, spool.occupied_bytes)
         except OSError as error:
-            raise storage_error(error, str(self._path(name))) from error
+            raise storage_error(error, self._path(name)) from error
         spool.is_named = True
         if body_size > self._memory_body_max:
             self._verified.note(name, identity_of(os.fstat(spool.descriptor)))
@@ -294,9 +304,7 @@ class DiskCache:
         """Stores a small response at once; raises as `commit`."""
         spool = self.spool()
         try:
-            if body:
-                spool.write(body)
-            self.commit(spool, key, head, checksum, pinned=pinned)
+            self.commit(spool, key, head, checksum, pinned=pinned, rest=body)
         finally:
             spool.close()
 
@@ -355,7 +363,7 @@ class DiskCache:
 
     def _outdate_file(self, name: str) -> bool:
         try:
-            self._path(name).chmod(_OUTDATED_MODE)
+            os.chmod(self._path(name), _OUTDATED_MODE)
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -440,5 +448,5 @@ class DiskCache:
         self._trouble.damaged(self._path(name), reason)
         self._unlink(name)
 
-    def _path(self, name: str) -> Path:
+    def _path(self, name: str) -> str:
         return self.room.path(name)

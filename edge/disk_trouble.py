@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Final
 
 from cdn.telemetry import event
@@ -30,7 +29,7 @@ class DiskTrouble:
             self._complained_at = time.monotonic()
             event("edge.cache.failing", level="warning", action=action, reason=str(error))
 
-    def damaged(self, path: Path, reason: str) -> None:
+    def damaged(self, path: str, reason: str) -> None:
         """A file is not what it was when it was written."""
         self._statistics.disk_failures += 1
-        event("edge.cache.damaged", level="warning", file=str(path), reason=reason)
+        event("edge.cache.damaged", level="warning", file=path, reason=reason)

@@ -14,6 +14,7 @@ import re
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Final
 
 from cdn.errors import (
@@ -418,7 +419,7 @@ class Fetch:
 
     def _hash(self, piece: bytes) -> None:
         if self._hasher is not None:
-            self._hasher.update(piece)
+            self._hasher.update_at_once(piece)
         elif self._is_stored:
             self._checksum.update(piece)
 
@@ -456,7 +457,8 @@ class Fetch:
                 if self._flight.is_outdated:
                     return
                 if body.spool is None:
-                    await asyncio.to_thread(disk.store, key, head, body.joined(), checksum, pinned=pinned)
+                    store = partial(disk.store, key, head, body.joined(), checksum, pinned=pinned)
+                    await self._with.threads.run(store)
                 else:
                     await body.flush()
                     if body.storage_error is not None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from cdn.errors import DocumentError
@@ -124,7 +124,8 @@ class Finder:
         purges = self._with.purges
         for _ in range(LOAD_ROUNDS_MAX):
             generation = purges.generation
-            file = await asyncio.to_thread(self._with.disk.load, key, content.digest, pinned=content.is_pinned)
+            load = partial(self._with.disk.load, key, content.digest, pinned=content.is_pinned)
+            file = await self._with.threads.run(load, _close)
             if file is None or purges.generation == generation:
                 return file
             file.close()
@@ -133,3 +134,8 @@ class Finder:
     def _fresh_negative(self, key: str) -> MemoryEntry | None:
         entry = self._with.memory.negative(key)
         return entry if entry is not None and self._with.clock.now() < entry.fresh_until else None
+
+
+def _close(file: OpenFile | None) -> None:
+    if file is not None:
+        file.close()

@@ -12,6 +12,7 @@ from cdn.transport.slots import HostSlots
 from edge.collapsing import Complete
 from edge.content import Lifetimes
 from edge.disk_cache import DiskCache
+from edge.disk_threads import DiskThreads
 from edge.headers import Headers
 from edge.http_caching import StoredHead
 from edge.memory_cache import MemoryCache
@@ -131,4 +132,6 @@ class Supplies:
     """Judges manifests and whitelists."""
     root_catalogs: RootCatalogs | None = None
     """Pins the root catalogs of the newest manifests."""
+    threads: DiskThreads = field(default_factory=DiskThreads)
+    """Where small responses are loaded and stored."""
     storing: HostSlots = field(default_factory=lambda: HostSlots(STORES_MAX, 1))

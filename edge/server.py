@@ -286,6 +286,7 @@ class EdgeServer:
             self._fetcher = None
             await asyncio.sleep(0)  # sockets are closed by the loop, a turn later
         if self._supplies is not None:
+            await self._supplies.threads.close()
             self._supplies.disk.close()
 
     def reload(self, config: EdgeConfig) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import suppress
-from pathlib import Path
 
 from cdn.errors import StorageError, StorageFullError
 from edge.disk_places import occupied
@@ -20,7 +19,7 @@ class SpoolFile:
         path: of the file, which does not exist yet.
     """
 
-    def __init__(self, room: DiskRoom, path: Path) -> None:
+    def __init__(self, room: DiskRoom, path: str) -> None:
         self._room = room
         self.path = path
         self.descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -53,7 +52,7 @@ class SpoolFile:
             while view:
                 view = view[os.write(self.descriptor, view) :]
         except OSError as error:
-            raise storage_error(error, str(self.path)) from error
+            raise storage_error(error, self.path) from error
 
     def read(self, start: int, size: int) -> bytes:
         """Bytes that were written."""
@@ -68,5 +67,6 @@ class SpoolFile:
             self.descriptor = -1
         if not self.is_named:
             with suppress(OSError):  # what the disk will not remove goes on taking room
-                self.path.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):
+                    os.unlink(self.path)
                 self._room.release(self.occupied_bytes)

@@ -120,6 +120,16 @@ def test_other_numbers_are_damage(number) -> None:
         Algorithm.from_number(number)
 
 
+@pytest.mark.parametrize("size", [0, 1, 2047, 2048, 4094, 8192, 64 << 10, (64 << 10) + 1])
+@pytest.mark.parametrize("algorithm", [Algorithm.SHA1, Algorithm.SHAKE128])
+def test_hashing_at_once_gives_the_same(algorithm, size) -> None:
+    data = bytes(range(251)) * (size // 251 + 1)
+    hasher = Hasher(algorithm)
+    hasher.update_at_once(data[:size])
+    hasher.update_at_once(b"end")
+    assert hasher.digest() == digest_of(algorithm, data[:size] + b"end")
+
+
 def test_the_plain_digest_is_sha256() -> None:
     assert plain_digest_of(b"").hex() == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 

@@ -2,6 +2,7 @@
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -65,7 +66,7 @@ def test_what_matches_is_forgotten_and_nothing_else(cache):
     for number in range(20):
         put(cache, f"a{number}", b"x" * 100)
         put(cache, f"b{number}", b"x" * 5000, pinned=number == 7)
-    damaged = cache._path(file_name("a3"))
+    damaged = Path(cache._path(file_name("a3")))
     damaged.write_bytes(b"no cache file")
     assert cache.remove_matching(lambda key: key.startswith("b")) == 20
     kept = [number for number in range(20) if (found := cache.load(f"a{number}", None)) and found.close() is None]
@@ -91,11 +92,11 @@ def test_a_sharer_counts_and_evicts_only_its_own_shards(tmp_path):
     odd = DiskCache(tmp_path, share=Share(1, 2), **settings)
     odd.open()
     odd.count()
-    assert odd.used_bytes == occupied(odd._path(file_name(names[5])).stat().st_size)
+    assert odd.used_bytes == occupied(Path(odd._path(file_name(names[5]))).stat().st_size)
     for number in range(60):
         if int(file_name(f"n{number}")[:2], 16) % 2:
             put(odd, f"n{number}", b"x" * 50_000)
-    assert [cache_file.exists() for cache_file in map(odd._path, map(file_name, names.values()))] == [True, False]
+    assert [is_there(odd, key) for key in names.values()] == [True, False]
     odd.close()
 
 
@@ -133,7 +134,7 @@ def on_disk(cache: DiskCache) -> int:
 
 
 def is_there(cache: DiskCache, key: str) -> bool:
-    return cache._path(file_name(key)).exists()
+    return Path(cache._path(file_name(key))).exists()
 
 
 def ready(directory, **changes) -> DiskCache:
@@ -335,7 +336,7 @@ def test_a_verified_large_body_is_read_again_only_when_its_file_changed(cache):
     body = b"x" * 5000
     digest = digest_of(Algorithm.SHA1, body)
     cache.store("k", HEAD, body, "")
-    path = cache._path(file_name("k"))
+    path = Path(cache._path(file_name("k")))
     assert cache._verified.is_trusted(path.name, _identity(path))
     before = path.stat()
     with path.open("r+b") as file:
@@ -354,7 +355,7 @@ def test_every_cut_and_every_flipped_bit_of_a_file_is_noticed(tmp_path):
     digest = digest_of(Algorithm.SHA1, body)
     data = body + FileFacts("k", HEAD, len(body)).to_bytes()
     cache = opened(tmp_path)
-    path = cache._path(file_name("k"))
+    path = Path(cache._path(file_name("k")))
 
     def is_believed(changed: bytes) -> bool:
         path.write_bytes(changed)
@@ -406,3 +407,11 @@ def test_what_is_stored_into_another_ones_shard_is_counted_by_that_one_when_it_l
     assert workers[0].used_bytes == 0
     for worker in workers:
         worker.close()
+
+
+def test_fields_come_back_as_they_were_whatever_bytes_they_have(cache):
+    head = StoredHead(200, Headers((("X-Latin", "caf\udce9"), ("X-Text", "é\x01\\u"))), 1.0, 2.0)
+    cache.store("k", head, b"body", "")
+    found = cache.load("k", digest_of(Algorithm.SHA1, b"body"))
+    found.close()
+    assert found.facts.head == head

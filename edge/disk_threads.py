@@ -1,0 +1,167 @@
+"""Threads for what blocks on the disk and is usually over at once, such as loading and storing small responses.
+
+Handing a call to a thread and its result back costs more than the call itself if each of them wakes the other side. So
+one thread takes all calls that have come meanwhile, and the event loop all results. Only where the disk is so slow that
+calls wait are more threads woken.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+THREADS_MAX: Final = 16
+PATIENCE_SECONDS: Final = 0.02
+"""How long a call waits before one more thread is woken."""
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Call:
+    work: Callable[[], Any]
+    future: asyncio.Future[Any]
+    drop: Callable[[Any], object] | None
+    came_at: float
+    result: Any = None
+    error: Exception | None = None
+
+
+class DiskThreads:
+    """Runs calls in threads of its own, those that were asked for first first; used within one event loop.
+
+    How many calls there may be is limited by those who ask for them.
+
+    Args:
+        threads_max: how many threads there are at most.
+    """
+
+    def __init__(self, threads_max: int = THREADS_MAX) -> None:
+        self._threads_max = threads_max
+        self._threads: list[threading.Thread] = []
+        self._waiting: deque[_Call] = deque()
+        self._done: deque[_Call] = deque()
+        self._parked: list[threading.Lock] = []
+        """A lock for each thread that has nothing to do; it goes on when somebody releases it."""
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_told = False
+        """Whether the loop is going to look at results anyway."""
+        self._look_again: asyncio.TimerHandle | None = None
+        self._is_closed = False
+
+    def run(self, work: Callable[[], T], drop: Callable[[T], object] | None = None) -> asyncio.Future[T]:
+        """Has a thread call a function; gives its result.
+
+        Args:
+            work: what to call.
+            drop: is given a result that nobody waits for any more.
+        """
+        loop = self._loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        if self._is_closed:
+            future.cancel()
+            return future
+        self._waiting.append(_Call(work, future, drop, time.monotonic()))
+        if len(self._parked) == len(self._threads):
+            self._wake()
+        elif self._look_again is None:
+            self._look_again = loop.call_later(PATIENCE_SECONDS, self._look)
+        return future
+
+    async def close(self) -> None:
+        """Lets threads finish what they are doing, and ends them; what waits is not done any more."""
+        self._is_closed = True
+        while self._waiting:
+            self._waiting.popleft().future.cancel()
+        if self._look_again is not None:
+            self._look_again.cancel()
+            self._look_again = None
+        await asyncio.to_thread(self._join)
+        self._deliver()
+
+    def _join(self) -> None:
+        for thread in self._threads:
+            while thread.is_alive():
+                while self._parked:
+                    self._parked.pop().release()
+                thread.join(0.05)
+
+    # ------------------------------------------------------------------------------------------------ in the loop
+
+    def _wake(self) -> None:
+        with suppress(IndexError):
+            self._parked.pop().release()
+            return
+        if len(self._threads) < self._threads_max:
+            thread = threading.Thread(target=self._work, name=f"disk-{len(self._threads)}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _look(self) -> None:
+        """Wakes one more thread if those that are awake are not enough."""
+        self._look_again = None
+        with suppress(IndexError):
+            if time.monotonic() - self._waiting[0].came_at >= PATIENCE_SECONDS:
+                self._wake()
+            self._look_again = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._look)
+
+    def _deliver(self) -> None:
+        self._is_told = False
+        while self._done:
+            call = self._done.popleft()
+            if call.future.done():
+                if call.drop is not None and call.error is None:
+                    call.drop(call.result)
+            elif call.error is not None:
+                call.future.set_exception(call.error)
+            else:
+                call.future.set_result(call.result)
+
+    # ------------------------------------------------------------------------------------------------ in threads
+
+    def _work(self) -> None:
+        park = threading.Lock()
+        park.acquire()
+        while not self._is_closed:
+            if not self._do_next():
+                self._pause(park)
+
+    def _do_next(self) -> bool:
+        """Does what waits longest; False if there is nothing."""
+        try:
+            call = self._waiting.popleft()
+        except IndexError:
+            return False
+        if not call.future.cancelled():
+            self._do(call)
+        return True
+
+    def _do(self, call: _Call) -> None:
+        try:
+            call.result = call.work()
+        except Exception as error:  # noqa: BLE001 -- raised where the result is waited for
+            trace = error.__traceback__
+            call.error = error.with_traceback(trace.tb_next if trace is not None else None)  # without a way to itself
+        self._done.append(call)
+        if not self._is_told:
+            self._is_told = True
+            with suppress(RuntimeError):  # the loop has ended
+                assert self._loop is not None
+                self._loop.call_soon_threadsafe(self._deliver)
+
+    def _pause(self, park: threading.Lock) -> None:
+        """Waits until there may be something to do; first says so, then looks once more, so that nothing is missed."""
+        self._parked.append(park)
+        if self._waiting or self._is_closed:
+            try:
+                self._parked.remove(park)
+            except ValueError:
+                park.acquire()  # somebody has released it
+            return
+        park.acquire()
