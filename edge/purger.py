@@ -53,11 +53,11 @@ class Purger:
         flights: Flights,
         directory: Path,
         locate: Callable[[str], Destination],
-        upstreams: Callable[[], tuple[UpstreamSettings, ...]],
+        upstreams: tuple[UpstreamSettings, ...],
     ) -> None:
         self._with = supplies
         self._locate = locate
-        self._upstreams = upstreams
+        self.upstreams = upstreams
         self._flights = flights
         self._ledger = PurgeLedger(directory)
         self._left: list[tuple[Rule, set[int]]] = []
@@ -119,7 +119,7 @@ class Purger:
             keys = prepared[1] if prepared is not None and prepared[0] == order else await self._keys_of(order)
             purged, flights = await self._purge_keys(keys, is_soft=order.is_soft)
         else:
-            rule = rule_of(order, self._upstreams(), self._with.clock.now())
+            rule = rule_of(order, self.upstreams, self._with.clock.now())
             purged, flights = await self._purge_covered(rule)
         self._with.statistics.purges += 1
         self._with.statistics.purged_files += purged.on_disk
@@ -139,7 +139,7 @@ class Purger:
             except RequestError as error:
                 raise UsageError(f"{order.url[:200]!r} cannot be asked for here: {error.reason}") from error
         held = (
-            base for each in self._upstreams() if each.holds(order.repository) for base in each.bases(order.repository)
+            base for each in self.upstreams if each.holds(order.repository) for base in each.bases(order.repository)
         )
         bases = [f"{REPOSITORIES_PATH}{order.repository}", *(url_target(base).url for base in held)]
         found = RevisionObjects(order.repository, bases, self._read)

@@ -21,46 +21,26 @@ from cdn.errors import UsageError
 from cdn.telemetry import event
 from cdn.transport.base import Fetcher
 from edge.accepting import Acceptor
-from edge.access_log import AccessLog
-from edge.collapsing import Flights
-from edge.config import EdgeConfig, LifetimeSettings
+from edge.background import Background, measure_lag, scrub
+from edge.config import EdgeConfig
 from edge.config_checks import listen_address
 from edge.config_listen import TcpAddress
-from edge.content import Lifetimes, digest_of_key
-from edge.disk_cache import DiskCache
+from edge.description import described, gauges_of
 from edge.draining import Drain, Phase, parse_drain_order
 from edge.listeners import Listeners, bound_address, open_listeners, open_tcp
-from edge.memory_cache import MemoryCache
-from edge.metrics import Gauges, render_metrics
+from edge.metrics import render_metrics
 from edge.naming import own_name, place_of
-from edge.neighbours import Neighbours, OwnMemory, OwnVariants
-from edge.orders import Supplies
-from edge.own_requests import OwnRequests
-from edge.probing import Prober
+from edge.parts import Parts, build_parts
 from edge.protocol import Connection
-from edge.purger import Purger
 from edge.readiness import why_not_ready
-from edge.revisions import RevisionWatch
-from edge.root_catalogs import RootCatalogs
-from edge.routing import Routes
-from edge.service import EdgeService
 from edge.shards import WHOLE, Share
-from edge.shared import Shared
-from edge.siblings import Siblings
-from edge.signed_documents import SignedDocuments
 from edge.statistics import Statistics
-from edge.stored_variants import StoredVariants
 from edge.tls import Handshakes
-from edge.upstream_fetcher import UpstreamFetcher
-from edge.upstream_turns import Turns
-from edge.upstreams import UpstreamHealth, servers_of
 
 ADMIN_BACKLOG: Final = 128
 CHECK_SECONDS: Final = 1.0
 SCRUB_PAUSE_SECONDS: Final = 60.0
 """Between one pass over the cache and the next."""
-LAG_INTERVAL_SECONDS: Final = 0.25
-REMIND_SECONDS: Final = 600.0
 
 Address = tuple[str, int]
 
@@ -97,29 +77,19 @@ class EdgeServer:
         self._share = share
         self._clock = clock or SystemClock()
         self._fetcher = fetcher
-        self._owns_fetcher = fetcher is None
         self.statistics = Statistics()
         self._listeners = listeners
         self._acceptor: Acceptor | None = None
         self._handshakes: Handshakes | None = None
         self._admin: HttpListener | None = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self._flights = Flights()
-        self._supplies: Supplies | None = None
-        self._service: EdgeService | None = None
-        self._prober: Prober | None = None
-        self._purger: Purger | None = None
-        self._own: OwnRequests | None = None
-        self._documents: SignedDocuments | None = None
-        self._shared: Shared | None = None
-        self._neighbours: Neighbours | None = None
+        self._background = Background()
+        self._parts: Parts | None = None
         self.addresses: tuple[Address, ...] = ()
         self.listening: tuple[str, ...] = ()
         """Every address where it accepts connections, Unix sockets too."""
         self.places: tuple[str, ...] = ()
         """The same as a person says it."""
         self.admin_address: Address | None = None
-        self._crashed = False
         self._stop_wanted = stop_wanted
         self._is_stopping = False
         self.admin_socket = admin_socket
@@ -142,12 +112,12 @@ class EdgeServer:
     @property
     def is_draining(self) -> bool:
         """Whether it is leaving, and new clients are better served elsewhere."""
-        return self._shared is None or self.phase is not Phase.SERVING
+        return self._parts is None or self.phase is not Phase.SERVING
 
     @property
     def is_healthy(self) -> bool:
         """Whether everything that it needs to serve is at work."""
-        return not self._crashed
+        return not self._background.has_crashed
 
     # ------------------------------------------------------------------------------------------------ life
 
@@ -162,10 +132,8 @@ class EdgeServer:
             self._build()
             if self._before_cache is not None:
                 await self._before_cache()
-            await asyncio.to_thread(self._supplies_now.disk.open)
-            self._purger_now.open()
-            if self._neighbours is not None and self._shared is not None:
-                await self._neighbours.start(self._shared, self._flights)
+            await asyncio.to_thread(self.parts.supplies.disk.open)
+            await self.parts.start()
             await self._listen()
             await self._start_admin()
             self._start_tasks()
@@ -182,15 +150,9 @@ class EdgeServer:
         """
         self._is_stopping = True
         await self._leave(drain_seconds)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks = []
-        if self._own is not None:
-            await self._own.stop()
-        await self._flights.stop()
-        if self._service is not None:
-            self._service.close()
+        await self._background.stop()
+        if self._parts is not None:
+            await self._parts.stop()
         await self._close_parts()
 
     async def _leave(self, seconds: float | None) -> None:
@@ -209,19 +171,18 @@ class EdgeServer:
             await leaving
         if self._handshakes is not None:
             await self._handshakes.abort()
-        if self._neighbours is not None:
-            await self._neighbours.drain(loop.time() + (limits.drain_timeout if seconds is None else seconds))
+        if self._parts is not None and self._parts.neighbours is not None:
+            await self._parts.neighbours.drain(loop.time() + (limits.drain_timeout if seconds is None else seconds))
 
     def _close_doors(self) -> None:
         if self._acceptor is not None:
             self._acceptor.close()
 
     def _on_phase(self, phase: Phase) -> None:
-        assert self._service is not None
-        assert self._shared is not None
-        self._service.is_draining = phase is not Phase.SERVING and not self.has_successor
-        self._shared.is_draining = phase in {Phase.CLOSED, Phase.DRAINED}
-        self._shared.is_over = phase is Phase.DRAINED
+        service, shared = self.parts.service, self.parts.shared
+        service.is_draining = phase is not Phase.SERVING and not self.has_successor
+        shared.is_draining = phase in {Phase.CLOSED, Phase.DRAINED}
+        shared.is_over = phase is Phase.DRAINED
 
     async def drain(self, document: dict[str, object]) -> dict[str, object]:
         """Takes the edge out of service, or back; see `edge.draining.DrainOrder`.
@@ -260,7 +221,7 @@ class EdgeServer:
 
     def retire_cache(self) -> None:
         """Leaves the cache to a successor; what is cached is still served."""
-        self._supplies_now.disk.retire()
+        self.parts.supplies.disk.retire()
 
     def resume_cache(self) -> None:
         """Takes the cache back.
@@ -268,7 +229,7 @@ class EdgeServer:
         Raises:
             UsageError: it cannot be had.
         """
-        self._supplies_now.disk.resume()
+        self.parts.supplies.disk.resume()
 
     @property
     def sockets(self) -> Listeners:
@@ -277,17 +238,8 @@ class EdgeServer:
 
     async def _close_parts(self) -> None:
         await self._stop_admin()
-        if self._neighbours is not None:
-            await self._neighbours.stop()
-        if self._shared is not None:
-            await self._shared.access_log.stop()
-        if self._fetcher is not None and self._owns_fetcher:
-            await self._fetcher.close()
-            self._fetcher = None
-            await asyncio.sleep(0)  # sockets are closed by the loop, a turn later
-        if self._supplies is not None:
-            await self._supplies.threads.close()
-            self._supplies.disk.close()
+        if self._parts is not None:
+            await self._parts.close()
 
     def reload(self, config: EdgeConfig) -> None:
         """Serves by another configuration from now on; connections and cache stay.
@@ -297,18 +249,8 @@ class EdgeServer:
         """
         if self._acceptor is not None:
             self.statistics.reloads_failed += self._acceptor.reload_certificates(config.listen)
-        if self._service is not None:
-            supplies = self._supplies_now
-            routes = Routes(config)
-            self._service.replace_routes(routes)
-            fetch = config.fetch
-            supplies.health = supplies.health.replaced(servers_of(config, routes), fetch.retry_after, fetch.hedge_share)
-            supplies.siblings = Siblings(config.siblings, routes.holds)
-            if self._prober is not None:
-                self._prober.replace(routes.probes())
-            supplies.lifetimes = _lifetimes(config.lifetimes)
-            if self._documents is not None:
-                self._documents.settings = config.manifest
+        if self._parts is not None:
+            self._parts.reload(config)
         if _fixed_at_start(config) != _fixed_at_start(self._config):
             event(
                 "edge.reload.partial",
@@ -321,20 +263,16 @@ class EdgeServer:
 
     def reopen_log(self) -> None:
         """Opens the access log again, after it was moved away."""
-        if self._shared is not None:
-            self._shared.access_log.reopen()
+        if self._parts is not None:
+            self._parts.shared.access_log.reopen()
 
     # ------------------------------------------------------------------------------------------------ parts
 
     @property
-    def _supplies_now(self) -> Supplies:
-        assert self._supplies is not None
-        return self._supplies
-
-    @property
-    def _purger_now(self) -> Purger:
-        assert self._purger is not None
-        return self._purger
+    def parts(self) -> Parts:
+        """What it is made of, once it has started."""
+        assert self._parts is not None
+        return self._parts
 
     def _bind(self) -> None:
         settings = self._config.listen
@@ -347,66 +285,13 @@ class EdgeServer:
         self._acceptor.load_certificates()
 
     def _build(self) -> None:
-        config, statistics = self._config, self.statistics
-        routes = Routes(config)
-        cache = config.cache
-        memory: MemoryCache
-        if self._share.is_whole:
-            memory = MemoryCache(cache.memory_bytes, cache.memory_object_bytes, cache.pinned_share)
-        else:
-            memory = OwnMemory(cache.memory_bytes, cache.memory_object_bytes, self._share, cache.pinned_share)
-        disk = DiskCache(
-            cache.directory,
-            bytes_max=cache.disk_bytes,
-            memory_body_max=cache.memory_object_bytes,
-            verify_seconds=cache.verify_seconds,
-            statistics=statistics,
-            is_resident=memory.holds_file,
-            pinned_share=cache.pinned_share,
-            share=self._share,
-        )
-        if self._fetcher is None:
-            self._fetcher = UpstreamFetcher(config.fetch, self._clock)
-        self._supplies = Supplies(
-            fetcher=self._fetcher,
-            health=UpstreamHealth(
-                servers_of(config, routes), config.fetch.retry_after, hedge_share=config.fetch.hedge_share
-            ),
-            siblings=Siblings(config.siblings, routes.holds),
-            turns=Turns(config.fetch.queue_timeout, self._clock),
-            memory=memory,
-            disk=disk,
-            clock=self._clock,
-            statistics=statistics,
-            lifetimes=_lifetimes(config.lifetimes),
-            revisions=RevisionWatch(),
-            edge_name=config.name or own_name(self.addresses[0] if self.addresses else None),
-            object_bytes_max=cache.object_bytes_max,
-            variants=StoredVariants(memory, disk, self._clock)
-            if self._share.is_whole
-            else OwnVariants(memory, disk, self._clock, self._share),
-        )
-        if not self._share.is_whole:
-            self._neighbours = Neighbours(self._share, cache.directory, self._supplies)
-        relay = self._neighbours.relay if self._neighbours is not None else None
-        self._prober = Prober(self._supplies, routes.probes())
-        service = self._service = EdgeService(self._supplies, routes, self._flights, self._share, relay)
-        self._own = OwnRequests(service.serve)
-        self._supplies.root_catalogs = RootCatalogs(memory, disk)
-        self._supplies.documents = self._documents = SignedDocuments(
-            self._supplies, self._own, config.manifest, service.forget_destinations
-        )
-        statistics.tallies.admit(each for group in config.upstreams for each in group.repositories if _is_name(each))
-        self._purger = Purger(
-            self._supplies, self._flights, cache.directory, service.locate, lambda: self._config.upstreams
-        )
-        self._shared = Shared.of(
-            config.limits, service, statistics, AccessLog(config.log, statistics), self._clock, self._supplies.edge_name
+        name = self._config.name or own_name(self.addresses[0] if self.addresses else None)
+        self._parts = build_parts(
+            self._config, name, self.statistics, clock=self._clock, share=self._share, fetcher=self._fetcher
         )
 
     async def _listen(self) -> None:
-        shared, limits = self._shared, self._config.limits
-        assert shared is not None
+        shared, limits = self.parts.shared, self._config.limits
         assert self._acceptor is not None
         handshakes = self._handshakes = Handshakes(
             self.statistics,
@@ -437,58 +322,27 @@ class EdgeServer:
         return why_not_ready(self.phase.value if self.is_draining else "", self._config.cache.directory)
 
     def _start_tasks(self) -> None:
-        assert self._shared is not None
-        self._shared.access_log.start()
-        self._look_after(self._check_on)
-        self._look_after(self._purger_now.work)
-        self._look_after(self._remind_on)
-        if self._prober is not None:
-            self._look_after(self._prober.run)
-        self._look_after(self._measure_on)
-        self._look_after(lambda: asyncio.to_thread(self._supplies_now.disk.count))
+        parts, look_after = self.parts, self._background.look_after
+        parts.shared.access_log.start()
+        look_after(self._check_on)
+        look_after(parts.purger.work)
+        look_after(parts.documents.remind_on)
+        look_after(parts.prober.run)
+        look_after(lambda: measure_lag(self.statistics.lag))
+        look_after(lambda: asyncio.to_thread(parts.supplies.disk.count))
         if self._config.cache.scrub_bytes_per_second:
-            self._look_after(self._scrub_on)
-
-    def _look_after(self, work: Callable[[], Awaitable[None]]) -> None:
-        async def watched() -> None:
-            try:
-                await work()
-            except Exception as error:  # noqa: BLE001 -- the outermost edge of a task that nobody awaits
-                self._crashed = True
-                event("edge.task.crashed", level="error", error=f"{type(error).__name__}: {error}")
-
-        self._tasks.append(asyncio.create_task(watched()))
+            look_after(self._scrub_on)
 
     async def _check_on(self) -> None:
         while True:
             await asyncio.sleep(CHECK_SECONDS)
             self.check_connections()
 
-    async def _measure_on(self) -> None:
-        """Measures how late the event loop is."""
-        loop = asyncio.get_running_loop()
-        while True:
-            due = loop.time() + LAG_INTERVAL_SECONDS
-            await asyncio.sleep(LAG_INTERVAL_SECONDS)
-            self.statistics.lag.observe(max(0.0, loop.time() - due))
-
-    async def _remind_on(self) -> None:
-        """Warns of whitelists that expire soon, also of repositories nobody asks for just now."""
-        while self._documents is not None:
-            await asyncio.sleep(REMIND_SECONDS)
-            self._documents.remind()
-
     def check_connections(self) -> None:
         """Ends connections whose clients are too slow; done by itself about once a second."""
-        if self._shared is not None:
-            now = self._clock.monotonic()
-            for connection in list(self._shared.connections):
-                connection.check(now)
-            self._shared.cut_slow_readers()
-        if self._service is not None:
-            self._service.tidy()
-
-    # ------------------------------------------------------------------------------------------------ scrubbing
+        if self._parts is not None:
+            self._parts.shared.check(self._clock.monotonic())
+            self._parts.service.tidy()
 
     async def _scrub_on(self) -> None:
         while True:
@@ -504,13 +358,7 @@ class EdgeServer:
         Returns:
             how many were damaged.
         """
-        disk, before = self._supplies_now.disk, self.statistics.disk_failures
-        for shard in self._share.shards:
-            files = disk.scrub_shard(shard, digest_of_key)
-            while (size := await asyncio.to_thread(next, files, None)) is not None:
-                if bytes_per_second:
-                    await asyncio.sleep(size / bytes_per_second)
-        return self.statistics.disk_failures - before
+        return await scrub(self.parts.supplies.disk, self._share.shards, self.statistics, bytes_per_second)
 
     # ------------------------------------------------------------------------------------------------ commands
 
@@ -521,72 +369,26 @@ class EdgeServer:
 
     async def purge(self, order: dict[str, object]) -> dict[str, object]:
         """Forgets what an order says: see `edge.purging.PurgeOrder` and `edge.purger.Purger.purge`."""
-        return await self._purger_now.purge(order)
+        return await self.parts.purger.purge(order)
 
     async def prepare_purge(self, order: dict[str, object]) -> dict[str, object]:
         """See `edge.purger.Purger.prepare`."""
-        return await self._purger_now.prepare(order)
+        return await self.parts.purger.prepare(order)
 
     # ------------------------------------------------------------------------------------------------ telling
 
     def metrics(self) -> bytes:
         """All metrics as text."""
-        supplies = self._supplies_now
-        gauges = Gauges(
-            supplies.memory,
-            supplies.disk,
-            supplies.health,
-            len(self._flights),
-            self._clock.monotonic(),
-            supplies.repositories,
-            len(self._purger_now.under_way()),
-            self._clock.now(),
-        )
-        return render_metrics(self.statistics, gauges)
+        return render_metrics(self.statistics, gauges_of(self.parts))
 
     def status(self) -> dict[str, object]:
         """Describes the edge for people and scripts."""
-        supplies, counted = self._supplies_now, self.statistics
-        now = self._clock.monotonic()
         return {
-            "name": supplies.edge_name,
             "listen": list(self.listening),
             "draining": self.is_draining,
             "phase": self.phase.value,
-            "requests": {
-                "all": counted.requests_answered,
-                "hits": counted.hits,
-                "misses": counted.misses,
-                "collapsed": counted.collapsed,
-                **{f"{result.value}": counted.of(result) for result, _ in counted.requests},
-            },
-            "bytes": {"served": counted.bytes_served, "fetched": counted.bytes_fetched},
-            "cache": {
-                "memory_bytes": supplies.memory.used_bytes,
-                "memory_bytes_max": supplies.memory.bytes_max,
-                "disk_bytes": supplies.disk.used_bytes,
-                "disk_bytes_max": supplies.disk.bytes_max,
-            },
-            "purges": self._purger_now.under_way(),
-            "purged_files": counted.purged_files,
-            "damage": {"upstream": counted.hash_failures, "disk": counted.disk_failures},
-            "connections": counted.connections_open,
-            "fetches": len(self._flights),
-            "upstreams": supplies.health.described(now),
+            **described(self.parts),
         }
-
-
-def _lifetimes(settings: LifetimeSettings) -> Lifetimes:
-    return Lifetimes(
-        settings.negative,
-        settings.stale_if_error,
-        settings.other_stale_if_error,
-        settings.stale_while_revalidate,
-    )
-
-
-def _is_name(pattern: str) -> bool:
-    return not set("*?[") & set(pattern)
 
 
 def _fixed_at_start(config: EdgeConfig) -> tuple[object, ...]:

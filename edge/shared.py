@@ -90,6 +90,12 @@ class Shared:
             slow_readers=SlowReaders(limits.unsent_bytes_max),
         )
 
+    def check(self, now: float) -> None:
+        """Ends connections whose clients are too slow; called about once a second."""
+        for connection in list(self.connections):
+            connection.check(now)
+        self.cut_slow_readers()
+
     def cut_slow_readers(self) -> None:
         """Cuts clients off for which too much waits, in a moment."""
         for connection in self.slow_readers.excess():

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from cdn.errors import DocumentError, RollbackError
 from cdn.hashing import Digest
@@ -24,6 +25,8 @@ from edge.own_requests import Obtained, OwnRequests
 from edge.repository_states import is_whitelist, lists, read_whitelist
 from edge.revisions import Order, read_manifest
 from edge.routing import Destination
+
+REMIND_SECONDS: Final = 600.0
 
 
 class SignedDocuments:
@@ -71,6 +74,12 @@ class SignedDocuments:
         except DocumentError:
             return False
         return True
+
+    async def remind_on(self) -> None:
+        """Warns of whitelists that expire soon, over and over, also of repositories nobody asks for just now."""
+        while True:
+            await asyncio.sleep(REMIND_SECONDS)
+            self.remind()
 
     def remind(self) -> None:
         """Warns of whitelists that expire soon."""

@@ -193,7 +193,7 @@ class World:
 
     async def settled(self) -> None:
         """Waits until nothing is being fetched or stored."""
-        await until(lambda: not len(self.edge._flights))
+        await until(lambda: not len(self.edge.parts.flights))
 
 
 @asynccontextmanager

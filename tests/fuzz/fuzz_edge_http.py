@@ -277,7 +277,7 @@ def _run(work: Any) -> None:
 
 async def _talk(bench: _Bench, pieces: list[bytes]) -> bytes:
     """What an edge sends to a client that sends these pieces and nothing more."""
-    shared, loop = bench.edge._shared, asyncio.get_running_loop()
+    shared, loop = bench.edge.parts.shared, asyncio.get_running_loop()
     assert shared is not None
     ours, theirs = socket.socketpair()
     with ours:

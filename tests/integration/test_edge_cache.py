@@ -120,7 +120,7 @@ async def test_even_rot_that_leaves_no_trace_never_reaches_a_client_whole(world,
     await world.settled()
     damage(world, at=2_900_000)
     drop_from_memory(world)
-    monkeypatch.setattr(world.edge._supplies.disk._verified, "is_trusted", lambda *_: True)
+    monkeypatch.setattr(world.edge.parts.supplies.disk._verified, "is_trusted", lambda *_: True)
     answer = await world.get(LARGE_TARGET)
     assert not answer.is_whole
     assert (await world.get(LARGE_TARGET)).body == LARGE
@@ -192,9 +192,9 @@ async def test_the_disk_limit_holds_and_the_least_recently_used_goes_first(tmp_p
             targets.append(target)
             await world.get(target)
             await world.settled()
-            assert world.edge._supplies.disk.used_bytes <= 8_000_000
+            assert world.edge.parts.supplies.disk.used_bytes <= 8_000_000
         on_disk = sum(occupied(path.stat().st_size) for path in world.cached_files())
-        assert on_disk == world.edge._supplies.disk.used_bytes
+        assert on_disk == world.edge.parts.supplies.disk.used_bytes
         assert on_disk > 6_000_000
         assert world.edge.statistics.evictions > 20
         assert any(path.name.endswith(".pinned") for path in world.cached_files())
@@ -204,12 +204,12 @@ async def test_unfinished_files_are_swept_at_the_start_and_what_is_there_is_coun
     world.origin.replies[LARGE_TARGET] = Reply(LARGE)
     await world.get(LARGE_TARGET)
     await world.settled()
-    used = world.edge._supplies.disk.used_bytes
+    used = world.edge.parts.supplies.disk.used_bytes
     assert used > len(LARGE)
     (world.directory / "tmp" / "left-over").write_bytes(b"x" * 1000)
     async with restarted(world) as again:
-        await until(lambda: again.edge._supplies.disk.is_counted)
-        assert again.edge._supplies.disk.used_bytes == used
+        await until(lambda: again.edge.parts.supplies.disk.is_counted)
+        assert again.edge.parts.supplies.disk.used_bytes == used
         assert list((again.directory / "tmp").iterdir()) == []
 
 
@@ -305,7 +305,7 @@ async def test_nothing_is_listed_before_the_first_answer_after_a_restart(world, 
         await asyncio.to_thread(listing.wait, 30)
         assert (await again.get(target)).body == stored
         assert again.origin.count(target) == 1
-        assert not edge._supplies.disk.is_counted
+        assert not edge.parts.supplies.disk.is_counted
     finally:
         answered.set()
         await edge.stop(drain_seconds=0)

@@ -38,7 +38,7 @@ def flipped(data: bytes, at: int = -1) -> bytes:
 
 async def clients_of(world, count: int) -> None:
     """Waits until so many clients have joined the one flight."""
-    flights = world.edge._flights._by_key
+    flights = world.edge.parts.flights._by_key
     await until(lambda: sum(flight.clients for flight in flights.values()) >= count)
 
 
@@ -398,7 +398,7 @@ async def test_an_endless_manifest_is_given_up(pair):
 async def test_no_cache_fetches_an_object_anew_and_repairs_the_copy(world):
     target, stored = world.publish(b"hello")
     await world.get(target)
-    entry = next(iter(world.edge._supplies.memory._entries.values()))
+    entry = next(iter(world.edge.parts.supplies.memory._entries.values()))
     entry.body = flipped(stored)  # a fault of our memory
     assert (await world.get(target)).body != stored
     assert (await world.get(target, Cache_Control="no-cache")).body == stored
@@ -483,7 +483,7 @@ async def test_a_full_cache_serves_without_storing(tmp_path):
         assert all(answer.body == LARGE for answer in answers)
         await world.settled()
         assert world.cached_files() == []
-        assert world.edge._supplies.disk.used_bytes == 0
+        assert world.edge.parts.supplies.disk.used_bytes == 0
         assert list((world.directory / "tmp").iterdir()) == []
 
 

@@ -64,7 +64,7 @@ async def test_hits_of_large_objects_come_whole_and_in_order_with_others(world):
 async def test_a_large_object_goes_over_a_unix_socket_too(world, tmp_path):
     path = str(tmp_path / "socket")
     loop = asyncio.get_running_loop()
-    server = await loop.create_unix_server(lambda: Connection(world.edge._shared), path)
+    server = await loop.create_unix_server(lambda: Connection(world.edge.parts.shared), path)
     try:
         reader, writer = await asyncio.open_unix_connection(path)
         for _ in range(2):
@@ -79,7 +79,7 @@ async def test_a_large_object_goes_over_a_unix_socket_too(world, tmp_path):
 @pytest.mark.parametrize("is_open", [True, False])
 async def test_a_file_cut_short_while_it_is_sent_is_never_taken_for_the_whole(world, is_open):
     if not is_open:
-        world.edge._service.close()
+        world.edge.parts.service.close()
     async with SlowClient(world.edge.address) as client:
         await client.send(REQUEST)
         status, _ = await client.receive_head()
@@ -116,19 +116,19 @@ async def test_a_file_that_was_only_touched_or_evicted_while_it_is_sent_comes_wh
 
 async def test_a_file_that_left_the_cache_is_let_go(world):
     assert (await world.get(TARGET)).body == LARGE
-    assert len(world.edge._service._open_files) == 1
+    assert len(world.edge.parts.service._open_files) == 1
     cached_file(world).unlink()
     world.edge.check_connections()
-    assert len(world.edge._service._open_files) == 0
+    assert len(world.edge.parts.service._open_files) == 0
     assert (await world.get(TARGET)).body == LARGE
     assert world.origin.count(TARGET) == 2
 
 
 async def test_a_file_stays_open_for_a_minute_only(world):
-    assert len(world.edge._service._open_files) == 1
+    assert len(world.edge.parts.service._open_files) == 1
     world.advance(61)
     world.edge.check_connections()
-    assert len(world.edge._service._open_files) == 0
+    assert len(world.edge.parts.service._open_files) == 0
     assert (await world.get(TARGET)).body == LARGE
     assert world.origin.count(TARGET) == 1
 
@@ -139,7 +139,7 @@ async def test_clients_that_go_away_leave_nothing_open(world):
         async with SlowClient(world.edge.address) as client:
             await client.send(REQUEST)
             await client.receive_head()
-    await until(lambda: not world.edge._shared.connections)
+    await until(lambda: not world.edge.parts.shared.connections)
     await until(lambda: open_descriptors() <= before)
 
 
@@ -178,7 +178,7 @@ async def test_a_stopping_edge_lets_a_large_answer_finish(world):
 
 @pytest.mark.parametrize("is_soft", [True, False])
 async def test_a_large_object_that_was_purged_is_asked_for_anew(world, is_soft):
-    assert len(world.edge._service._open_files) == 1
+    assert len(world.edge.parts.service._open_files) == 1
     await world.edge.purge({"prefix": TARGET.rpartition("/")[0] + "/", "soft": is_soft})
     assert (await world.get(TARGET)).body == LARGE
     assert world.origin.count(TARGET) == 2
@@ -194,7 +194,7 @@ async def test_serving_leaves_no_cycles_behind(world):
         async with SlowClient(world.edge.address) as client:
             await client.send(REQUEST)
             await client.receive_head()
-        await until(lambda: not world.edge._shared.connections)
+        await until(lambda: not world.edge.parts.shared.connections)
 
     await serve()
     gc.collect()

@@ -99,7 +99,7 @@ async def test_slow_readers_of_many_objects_hold_a_bounded_amount_of_memory(tmp_
         for body in bodies:
             world.origin.replies[object_of(body)] = Reply(body)
             await world.get(object_of(body))
-        shared, clients = world.edge._shared, []
+        shared, clients = world.edge.parts.shared, []
         for body in bodies:
             client = await stack.enter_async_context(ClientFrom(world.edge.address, buffer_bytes=4096))
             clients.append(client)
@@ -121,9 +121,9 @@ async def test_what_was_waiting_and_was_taken_does_not_count_any_more(tmp_path):
         await world.get(object_of(body))
         async with ClientFrom(world.edge.address, buffer_bytes=4096) as client:
             client.writer.write(f"GET {object_of(body)} HTTP/1.1\r\nHost: e\r\n\r\n".encode() * 8)
-            await until(lambda: world.edge._shared.slow_readers.waiting_bytes)
+            await until(lambda: world.edge.parts.shared.slow_readers.waiting_bytes)
             assert [(await client.receive()).body == body for _ in range(8)] == [True] * 8
-            await until(lambda: not world.edge._shared.slow_readers.waiting_bytes)
+            await until(lambda: not world.edge.parts.shared.slow_readers.waiting_bytes)
         assert world.edge.statistics.slow_readers_cut == 0
 
 
@@ -134,13 +134,13 @@ async def test_one_client_that_asks_for_very_much_at_once_leaves_others_their_tu
         await world.get(target)
         request = f"GET {target} HTTP/1.1\r\nHost: e\r\n\r\n".encode()
         turns = []
-        hit = world.edge._service.hit
+        hit = world.edge.parts.service.hit
 
         def noting(asked, now):
             turns.append(asked.headers.get("X-Who"))
             return hit(asked, now)
 
-        world.edge._service.hit = noting
+        world.edge.parts.service.hit = noting
         async with world.client() as greedy, world.client() as modest:
             greedy.writer.write(request.replace(b"Host", b"X-Who: greedy\r\nHost") * 400)
             modest.writer.write(request.replace(b"Host", b"X-Who: modest\r\nHost"))
@@ -154,7 +154,7 @@ async def test_a_body_that_comes_too_slowly_costs_only_its_own_connection(tmp_pa
         slow = [await stack.enter_async_context(world.client()) for _ in range(20)]
         for client in slow:
             await client.send(b"GET /healthz HTTP/1.1\r\nX: ")
-        await until(lambda: sum(each._head_since is not None for each in world.edge._shared.connections) == 20)
+        await until(lambda: sum(each._head_since is not None for each in world.edge.parts.shared.connections) == 20)
         for _ in range(3):
             world.advance(4)
             world.edge.check_connections()

@@ -65,7 +65,7 @@ async def second_revision(world, publication, *origins) -> None:
 
 
 async def all_quiet(world) -> None:
-    await until(lambda: not world.edge._own._running and not world.edge._own._others)
+    await until(lambda: not world.edge.parts.own._running and not world.edge.parts.own._others)
     await world.settled()
 
 
@@ -268,7 +268,7 @@ async def test_an_expired_whitelist_is_not_hidden_but_announced_long_before(worl
         await world.get(WHITELIST)
         assert not [name for name, _ in told if name == "edge.whitelist.expiring"]
         world.advance(27.5 * 86400)
-        world.edge._documents.remind()
+        world.edge.parts.documents.remind()
         assert any(name == "edge.whitelist.expiring" and 0 < left < 3 * 86400 for name, left in told)
         world.advance(10 * 86400)
         assert (await world.get(WHITELIST)).body == publication.served[".cvmfswhitelist"]
@@ -283,12 +283,12 @@ async def test_what_is_known_of_a_repository_outlives_a_restart(tmp_path, public
         await revision(world)
         await world.get(WHITELIST)
         await world.settled()
-        first = world.edge._supplies.repositories.of(REPOSITORY)
+        first = world.edge.parts.supplies.repositories.of(REPOSITORY)
     async with edge_world(tmp_path) as world:
         world.origin.is_dead = True
         await world.get(MANIFEST)
         await world.get(WHITELIST)
-        assert world.edge._supplies.repositories.of(REPOSITORY) == first
+        assert world.edge.parts.supplies.repositories.of(REPOSITORY) == first
         assert first.revision == 1
 
 
@@ -362,7 +362,7 @@ async def test_what_an_upstream_says_itself_counts_first(renewing, directive):
 
 async def test_a_reload_changes_how_long(renewing):
     renewing.edge.reload(replace(renewing.edge.config, lifetimes=LifetimeSettings(stale_while_revalidate=0)))
-    renewing.edge._supplies.memory.remove_matching(lambda key: True)
+    renewing.edge.parts.supplies.memory.remove_matching(lambda key: True)
     renewing.origin.replies[MANIFEST] = Reply(manifest_bytes(2))
     renewing.advance(70)
     assert await revision(renewing) == 2

@@ -146,13 +146,13 @@ async def test_what_is_on_disk_is_a_miss_before_its_file_is_removed(world):
     """The sweep stands still here: what counts is the rule."""
     target, _ = world.publish(b"hello")
     await cached(world, target)
-    world.edge._tasks[1].cancel()  # the one that removes files
+    world.edge._background._tasks[1].cancel()  # the one that removes files
     await world.edge.purge({"repository": REPOSITORY})
     assert len(world.cached_files()) == 1
     world.advance(1)
     assert not is_hit(await world.get(target))
     await world.settled()
-    world.edge._supplies.memory.remove_matching(lambda key: True)
+    world.edge.parts.supplies.memory.remove_matching(lambda key: True)
     assert is_hit(await world.get(target)), "what was stored since is served from disk"
 
 
@@ -169,7 +169,7 @@ async def test_a_restart_honours_a_purge_that_was_not_finished(tmp_path):
 
 
 async def test_more_purges_than_are_remembered_are_refused(world):
-    world.edge._tasks[1].cancel()
+    world.edge._background._tasks[1].cancel()
     for number in range(RULES_MAX):
         await world.edge.purge({"prefix": f"/cvmfs/{number}"})
     await world.edge.purge({"prefix": "/cvmfs/0"})
@@ -254,7 +254,7 @@ async def test_after_a_soft_purge_an_upstream_is_asked_first(world, order, is_fo
     await cached(world, MANIFEST)
     assert (await purge(world, soft=True, **order))["memory"] == 1
     if is_forgotten:
-        world.edge._supplies.memory.remove_matching(lambda key: True)
+        world.edge.parts.supplies.memory.remove_matching(lambda key: True)
     world.origin.replies[MANIFEST] = Reply(status=304, headers={"ETag": '"7"'})
     answer = await world.get(MANIFEST)
     assert (answer.status, answer.body) == (200, manifest)
@@ -271,7 +271,7 @@ async def test_what_was_softly_purged_stands_in_while_upstreams_fail(world, targ
     await cached(world, target)
     await purge(world, soft=True, all=True)
     if is_forgotten:
-        world.edge._supplies.memory.remove_matching(lambda key: True)
+        world.edge.parts.supplies.memory.remove_matching(lambda key: True)
     world.origin.is_dead = True
     answer = await world.get(target)
     assert (answer.status, answer.body) == (200, body)

@@ -115,7 +115,7 @@ async def test_a_part_that_has_arrived_is_given_while_the_rest_still_arrives(wor
 async def test_a_part_of_what_is_not_stored_arrives_too(world, tmp_path):
     """The disk has no room: what has gone by is gone, so parts come in their order in the body."""
     target = published(world, LARGE)
-    world.edge._supplies.object_bytes_max = 1000
+    world.edge.parts.supplies.object_bytes_max = 1000
     answer = await world.get(target, Range="bytes=2500000-2500099,100-199")
     assert [said for said, _ in parts_of(answer)] == [
         f"bytes 100-199/{len(LARGE)}",

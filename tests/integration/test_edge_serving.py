@@ -334,7 +334,7 @@ async def test_a_flood_of_pipelined_requests_does_not_fill_the_memory(world):
     async with world.client() as client:
         client.writer.write(f"GET {big} HTTP/1.1\r\nHost: e\r\n\r\n".encode() * 500)
         await world.get("/healthz")
-        connections = world.edge._shared.connections
+        connections = world.edge.parts.shared.connections
         assert sum(connection._transport.get_write_buffer_size() for connection in connections) < 3_000_000
         assert [(await client.receive()).is_whole for _ in range(500)] == [True] * 500
 

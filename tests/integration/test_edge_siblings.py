@@ -113,7 +113,7 @@ async def test_a_sibling_that_dies_in_the_middle_of_a_body_is_noticed_by_nobody(
         await client.ask(target)
         await client.receive_head()
         body = await client.reader.readexactly(1_000_000)
-        flight = next(iter(first.edge._flights._running))
+        flight = next(iter(first.edge.parts.flights._running))
         await place.worlds[1].edge.stop(drain_seconds=0)
         gate.set()
         body += await client.reader.readexactly(2_000_000)
@@ -203,6 +203,6 @@ async def test_edges_that_take_one_another_for_the_keeper_do_not_wait_for_one_an
     assert {answer.body for answer in answers} == {stored}
     assert place.origin.count(target) <= 2
     assert [
-        world.edge._supplies.health.servers[url].failures
+        world.edge.parts.supplies.health.servers[url].failures
         for world, url in zip((first, second), urls[::-1], strict=True)
     ] == [0, 0]

@@ -99,7 +99,7 @@ async def test_an_upstream_that_takes_nothing_holds_the_client_back_and_memory_s
     async with world.client() as client:
         await client.ask("/x", method="PUT", Content_Length=str(len(body)))
         sending = asyncio.create_task(client.send(body))
-        connection = next(iter(world.edge._shared.connections))
+        connection = next(iter(world.edge.parts.shared.connections))
         await until(lambda: not connection._is_reading)
         assert connection._reader.buffered < PIPELINED_BYTES_MAX + (512 << 10)
         assert not sending.done()
@@ -114,7 +114,7 @@ async def test_a_client_that_stops_sending_its_body_is_given_up(tmp_path):
         async with world.client() as client:
             await client.ask("/x", method="PUT", Content_Length="5")
             await client.send(b"he")
-            connection = next(iter(world.edge._shared.connections))
+            connection = next(iter(world.edge.parts.shared.connections))
             await until(lambda: connection._body_since is not None and connection._reader.buffered == 0)
             world.advance(6)
             world.edge.check_connections()
@@ -274,7 +274,7 @@ async def test_variants_outlive_the_memory(world):
     for language in ("de", "fr"):
         await world.get("/x", Accept_Language=language)
     await world.settled()
-    memory = world.edge._supplies.memory
+    memory = world.edge.parts.supplies.memory
     for key in list(memory._entries):
         memory.remove(key)
     for language in ("de", "fr"):
@@ -288,7 +288,7 @@ async def test_the_number_of_variants_is_bounded(world):
         await world.get("/x", Accept_Language=str(number))
         await world.settled()
     assert len(world.cached_files()) == VARIANTS_MAX + 1
-    assert len(world.edge._supplies.memory) == VARIANTS_MAX + 1
+    assert len(world.edge.parts.supplies.memory) == VARIANTS_MAX + 1
 
 
 async def test_a_stale_variant_stands_in_for_nobody_elses(world):

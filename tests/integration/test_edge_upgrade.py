@@ -190,7 +190,7 @@ async def test_a_successor_that_is_killed_on_the_way_changes_nothing(tmp_path, o
         server = service._server
         async with Client(server.address) as client:
             assert (await client.get(object_of(BODIES[1]))).body == BODIES[1]
-        await until(lambda: not len(server._flights))
+        await until(lambda: not len(server.parts.flights))
         assert [path for path in (tmp_path / "cache" / "v1").rglob("*") if path.is_file()]
         with pytest.raises(UsageError, match="used by another edge"):
             load_again = _EdgeService(tmp_path / "edge.toml", load(tmp_path / "edge.toml"))
@@ -202,18 +202,18 @@ async def test_while_a_successor_has_the_cache_nothing_is_stored_and_everything_
         server = service._server
         async with Client(server.address) as client:
             await client.get(object_of(BODIES[4]))
-            await until(lambda: not len(server._flights))
+            await until(lambda: not len(server.parts.flights))
             stored = sorted((tmp_path / "cache" / "v1").rglob("*"))
             server.retire_cache()
             for body in BODIES:
                 for _ in range(2):
                     assert (await client.get(object_of(body))).body == body
-            await until(lambda: not len(server._flights))
+            await until(lambda: not len(server.parts.flights))
             assert sorted((tmp_path / "cache" / "v1").rglob("*")) == stored
             assert origin.count(object_of(BODIES[4])) == 1
             server.resume_cache()
             assert (await client.get(object_of(BODIES[3]))).body == BODIES[3]
-            await until(lambda: not len(server._flights))
+            await until(lambda: not len(server.parts.flights))
             assert sorted((tmp_path / "cache" / "v1").rglob("*")) != stored
 
 

@@ -25,7 +25,7 @@ LARGE_TARGET = object_of(LARGE)
 async def equals(tmp_path):
     """An edge before two origins that are equal, and asked one after the other however slow this machine is."""
     async with edge_world(tmp_path, origins=2, between="|", fetch=FetchSettings(hedge_share=0.0)) as world:
-        world.edge._supplies.health._chance = random.Random(1).random
+        world.edge.parts.supplies.health._chance = random.Random(1).random
         yield world
 
 
@@ -37,7 +37,7 @@ async def hedging(tmp_path):
 
 
 def health(world, place: int):
-    return world.edge._supplies.health.servers[world.origins[place].url]
+    return world.edge.parts.supplies.health.servers[world.origins[place].url]
 
 
 def prefer(world, place: int) -> None:
@@ -45,7 +45,7 @@ def prefer(world, place: int) -> None:
     for number, _ in enumerate(world.origins):
         for _ in range(10):
             health(world, number).answered(0.001 if number == place else 5.0, 0.0)
-    world.edge._supplies.health._chance = lambda: 0.5
+    world.edge.parts.supplies.health._chance = lambda: 0.5
 
 
 # ------------------------------------------------------------------------------------------------------------- choosing
@@ -171,7 +171,7 @@ async def test_a_second_server_is_asked_beside_one_that_hangs_and_the_first_is_l
     assert {answer.body for answer in answers} == {stored}
     assert [origin.count(target) for origin in hedging.origins] == [1, 1]
     await until(lambda: health(hedging, 0).in_flight == 0)
-    upstreams = hedging.edge._supplies.health
+    upstreams = hedging.edge.parts.supplies.health
     assert (upstreams.hedged, upstreams.hedges_won, upstreams.hedges_lost) == (1, 1, 0)
     assert (hedging.edge.statistics.misses, hedging.edge.statistics.collapsed) == (1, 9)
 
@@ -187,7 +187,7 @@ async def test_a_first_server_that_answers_after_all_wins(hedging):
     gate.set()
     assert (await waiting).body == stored
     await until(lambda: health(hedging, 1).in_flight == 0)
-    assert hedging.edge._supplies.health.hedges_lost == 1
+    assert hedging.edge.parts.supplies.health.hedges_lost == 1
 
 
 async def test_a_second_server_with_wrong_bytes_does_not_win(hedging):
@@ -243,12 +243,12 @@ async def test_the_next_group_is_asked_only_when_all_of_the_first_failed(tmp_pat
         world.origins[0].replies[target] = Reply(stored, gate=gate)
         waiting = asyncio.create_task(world.get(target))
         await until(lambda: world.origins[0].count(target))
-        race = world.edge._flights
+        race = world.edge.parts.flights
         assert len(race) == 1
         gate.set()
         assert (await waiting).body == stored
         assert world.origins[1].asked == []
-        assert world.edge._supplies.health.hedged == 0
+        assert world.edge.parts.supplies.health.hedged == 0
 
 
 async def test_without_a_share_for_them_there_are_no_second_requests(tmp_path):
@@ -257,7 +257,7 @@ async def test_without_a_share_for_them_there_are_no_second_requests(tmp_path):
         target, stored = world.publish(b"hello")
         world.origins[0].replies[target] = Reply(b"", 500)
         assert (await world.get(target)).body == stored
-        assert world.edge._supplies.health.hedged == 0
+        assert world.edge.parts.supplies.health.hedged == 0
 
 
 # --------------------------------------------------------------------------------------------------------------- turns
@@ -362,13 +362,13 @@ async def probed_world(tmp_path):
 
 async def test_servers_in_no_use_are_probed_now_and_then(tmp_path):
     async with probed_world(tmp_path) as world:
-        prober = world.edge._prober
+        prober = world.edge.parts.prober
         await prober.round()
         await prober.round()
         assert [origin.count("/alive") for origin in world.origins] == [1, 1]
         assert world.origin.asked[0].headers["via"] == "1.1 edge.test"
         world.advance(10)
-        world.edge._supplies.health.note_success(world.origins[1].url, world.clock.monotonic())
+        world.edge.parts.supplies.health.note_success(world.origins[1].url, world.clock.monotonic())
         await prober.round()
         assert [origin.count("/alive") for origin in world.origins] == [2, 1]
 
@@ -378,15 +378,15 @@ async def test_a_server_that_failed_is_tried_by_a_probe_and_by_no_client(tmp_pat
         for place in (0, 1):
             health(world, place).succeeded(0.0)
         world.origins[0].is_dead = True
-        await world.edge._prober.round()
+        await world.edge.parts.prober.round()
         while health(world, 0).state(world.clock.monotonic()) is CircuitState.CLOSED:
             world.advance(10)
-            await world.edge._prober.round()
+            await world.edge.parts.prober.round()
         world.origins[0].is_dead = False
         world.advance(10)
         before = len(world.origins[0].asked)
         for _ in range(10):
             await world.get(world.publish(os.urandom(20))[0])
         assert len(world.origins[0].asked) == before
-        await world.edge._prober.round()
+        await world.edge.parts.prober.round()
         assert health(world, 0).share(world.clock.monotonic()) == 0.1

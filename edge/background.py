@@ -1,0 +1,72 @@
+"""The work that goes on beside answering: tasks that nobody awaits, watched for crashes, and what some of them do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+from cdn.telemetry import event
+from edge.content import digest_of_key
+from edge.disk_cache import DiskCache
+from edge.histogram import Histogram
+from edge.statistics import Statistics
+
+LAG_INTERVAL_SECONDS: Final = 0.25
+
+
+class Background:
+    """Tasks that go on until they are stopped."""
+
+    def __init__(self) -> None:
+        self._tasks: list[asyncio.Task[None]] = []
+        self.has_crashed = False
+        """Whether one of them ended by a mistake of this program."""
+
+    def look_after(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Begins work."""
+        self._tasks.append(asyncio.create_task(self._watched(work)))
+
+    async def _watched(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 -- the outermost edge of a task that nobody awaits
+            self.has_crashed = True
+            event("edge.task.crashed", level="error", error=f"{type(error).__name__}: {error}")
+
+    async def stop(self) -> None:
+        """Ends all work."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+
+
+async def measure_lag(lag: Histogram) -> None:
+    """Measures how late the event loop is, over and over."""
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + LAG_INTERVAL_SECONDS
+        await asyncio.sleep(LAG_INTERVAL_SECONDS)
+        lag.observe(max(0.0, loop.time() - due))
+
+
+async def scrub(disk: DiskCache, shards: Iterable[int], statistics: Statistics, bytes_per_second: int = 0) -> int:
+    """Reads shards of a disk cache and removes damaged responses, which are fetched anew when next asked for.
+
+    Args:
+        disk: the cache.
+        shards: which.
+        statistics: counts the damage.
+        bytes_per_second: how fast; 0 for as fast as the disk.
+
+    Returns:
+        how many were damaged.
+    """
+    before = statistics.disk_failures
+    for shard in shards:
+        files = disk.scrub_shard(shard, digest_of_key)
+        while (size := await asyncio.to_thread(next, files, None)) is not None:
+            if bytes_per_second:
+                await asyncio.sleep(size / bytes_per_second)
+    return statistics.disk_failures - before
