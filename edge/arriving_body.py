@@ -5,6 +5,9 @@ disk. So a slow client costs nobody anything, and one that comes late starts at 
 wanted, or it is full) only the newest bytes are kept, and the upstream is read no faster than the slowest client takes
 them.
 
+There may be ten thousand clients. Those who wait are woken a few at a time, and whoever is woken late finds more: what
+arrives in small pieces costs no more than what arrives in large ones, and the loop goes on with other work.
+
 While a digest is still to be checked, the last piece is held back: nobody gets a whole body that turns out wrong.
 """
 
@@ -12,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_right
+from collections import OrderedDict
 from collections.abc import AsyncGenerator, Callable
 from types import TracebackType
 from typing import Final, Self
@@ -21,7 +25,16 @@ from edge.spool_file import SpoolFile
 
 TAIL_BYTES_MAX: Final = 2 << 20
 FLUSH_BYTES: Final = 512 << 10
-_READ_BYTES: Final = 128 << 10
+PIECE_BYTES_MAX: Final = 16 << 10
+"""What clients get at once, and so what each of them that does not take it may keep in memory."""
+WOKEN_MAX: Final = 64
+"""How many of those who wait go on before other work has its turn."""
+READS_MAX: Final = 8
+"""How many wait for the disk at once; the others wait for them."""
+BLOCKS_MAX: Final = 64
+"""How many pieces of what is older are kept for those who need them next."""
+_TURN_BYTES: Final = 512 << 10
+"""How much one client takes before others have their turn."""
 
 
 class NobodyWaits(Exception):  # noqa: N818 -- no failure: the fetch has lost its purpose
@@ -53,7 +66,11 @@ class ArrivingBody:
         self._tail_start = 0
         self._flushed = 0
         self._readers: set[BodyReader] = set()
-        self._changed: asyncio.Future[None] | None = None
+        self._hungry: OrderedDict[asyncio.Future[None], None] = OrderedDict()
+        self._to_wake = 0
+        self._is_waking = False
+        self._blocks: OrderedDict[int, bytes] = OrderedDict()
+        self._reading = asyncio.Semaphore(READS_MAX)
         self._room: asyncio.Future[None] | None = None
 
     # ------------------------------------------------------------------------------------------------ the writer
@@ -80,11 +97,13 @@ class ArrivingBody:
         """
         if not piece:
             return
-        self._offsets.append(self.arrived)
-        self._pieces.append(piece)
+        for start in range(0, len(piece), PIECE_BYTES_MAX):
+            part = piece[start : start + PIECE_BYTES_MAX]
+            self._offsets.append(self.arrived)
+            self._pieces.append(part)
+            self.arrived += len(part)
         self._tail_bytes += len(piece)
-        self.arrived += len(piece)
-        self._show(self.arrived - len(piece) if self._is_verified else self.arrived)
+        self._show(self._offsets[-1] if self._is_verified else self.arrived)
         if self._can_flush and self.arrived - self._flushed >= FLUSH_BYTES:
             await self.flush()
         await self._trim()
@@ -120,9 +139,22 @@ class ArrivingBody:
 
     def _show(self, visible: int) -> None:
         self._visible = visible
-        if self._changed is not None and not self._changed.done():
-            self._changed.set_result(None)
-        self._changed = None
+        self._to_wake = len(self._hungry)
+        if self._to_wake and not self._is_waking:
+            self._wake_some()
+
+    def _wake_some(self) -> None:
+        """Wakes those who have waited longest; the next ones after what else the loop has to do."""
+        self._to_wake = min(self._to_wake, len(self._hungry))
+        count = min(self._to_wake, WOKEN_MAX)
+        for _ in range(count):
+            waiting, _ = self._hungry.popitem(last=False)
+            if not waiting.done():
+                waiting.set_result(None)
+        self._to_wake -= count
+        self._is_waking = self._to_wake > 0
+        if self._is_waking:
+            asyncio.get_running_loop().call_soon(self._wake_some)
 
     async def _trim(self) -> None:
         """Drops the oldest pieces that are not needed in memory."""
@@ -200,15 +232,39 @@ class ArrivingBody:
             if position == offset and len(piece) <= end - position:
                 return piece
             return piece[position - offset : end - offset]
+        skipped = position % PIECE_BYTES_MAX
+        block = await self._block_at(position - skipped)
+        return block if not skipped and len(block) <= end - position else block[skipped : skipped + end - position]
+
+    async def _block_at(self, start: int) -> bytes:
+        """Older bytes from the disk, the same ones for all who need them at about the same time."""
+        block = self._blocks.get(start)
+        if block is None:
+            size = min(PIECE_BYTES_MAX, self._flushed - start)
+            block = await self._from_disk(start, size)
+            if len(block) == PIECE_BYTES_MAX:
+                self._blocks[start] = block
+                if len(self._blocks) > BLOCKS_MAX:
+                    self._blocks.popitem(last=False)
+        return block
+
+    async def _from_disk(self, start: int, size: int) -> bytes:
+        """As a rule it is still in the page cache, and at the latest after one client waited for it."""
         assert self.spool is not None
-        return await asyncio.to_thread(
-            self.spool.read, position, min(_READ_BYTES, end - position, self._flushed - position)
-        )
+        data = self.spool.read_at_once(start, size)
+        if len(data) == size:
+            return data
+        async with self._reading:
+            data = self.spool.read_at_once(start, size)
+            return data if len(data) == size else await asyncio.to_thread(self.spool.read, start, size)
 
     async def _next_change(self) -> None:
-        if self._changed is None:
-            self._changed = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._changed)
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._hungry[waiting] = None
+        try:
+            await waiting
+        finally:
+            self._hungry.pop(waiting, None)
 
 
 class BodyReader:
@@ -235,10 +291,15 @@ class BodyReader:
 
     async def pieces(self) -> AsyncGenerator[bytes, None]:
         """The bytes, piece by piece."""
+        turn = 0
         while self._stop is None or self.position < self._stop:
+            if turn >= _TURN_BYTES:
+                turn = 0
+                await asyncio.sleep(0)
             piece = await self._body.piece_at(self.position, self._stop)
             if not piece:
                 return
             yield piece
             self.position += len(piece)
+            turn += len(piece)
             self._body.make_room()

@@ -6,8 +6,8 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final
 
@@ -18,6 +18,11 @@ from edge.ranges import Segment
 from edge.shared import Shared
 
 WRITE_HIGH_WATER: Final = 64 << 10
+UNSENT_IN_KERNEL_BYTES_MAX: Final = 128 << 10
+"""What the kernel holds of a body that comes piece by piece, besides what is on its way to the client."""
+_AT_ONCE: Final = 1
+"""A high water mark that the first bytes pass which the kernel does not take."""
+_NOT_SENT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 0)
 _LINGER_OFF: Final = struct.pack("ii", 1, 0)
 
 
@@ -78,6 +83,24 @@ class ClientStream(asyncio.Protocol):
             if self._is_closing:
                 raise ClientGone
 
+    @contextmanager
+    def streaming(self) -> Iterator[None]:
+        """While it lasts, `write` waits until the kernel has taken everything, and the kernel keeps little of it."""
+        self._hold_back(_AT_ONCE, UNSENT_IN_KERNEL_BYTES_MAX)
+        try:
+            yield
+        finally:
+            self._hold_back(WRITE_HIGH_WATER, 0)
+
+    def _hold_back(self, high_water: int, kernel_bytes_max: int) -> None:
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._transport.set_write_buffer_limits(high=high_water)
+        sock = self._transport.get_extra_info("socket")
+        if _NOT_SENT and sock is not None and sock.family != socket.AF_UNIX:
+            with suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, _NOT_SENT, kernel_bytes_max)
+
     def write_interim(self, data: bytes) -> None:
         """Sends a few bytes before the answer."""
         if not self._is_closing and self._transport is not None:
@@ -88,7 +111,7 @@ class ClientStream(asyncio.Protocol):
     @property
     def can_send_files(self) -> bool:
         """Whether files can go to the client past the transport."""
-        return not self._is_encrypted
+        return not self._is_encrypted and (self._second is not None or self._shared.has_descriptors)
 
     async def send_file(self, segments: Sequence[Segment], file: OpenFile) -> int:
         """Sends parts of a file, and bytes between them; how many in all.
@@ -126,6 +149,7 @@ class ClientStream(asyncio.Protocol):
         if self._second is None:
             stream = self._transport.get_extra_info("socket")
             self._second = socket.socket(stream.family, stream.type, stream.proto, os.dup(stream.fileno()))
+            self._shared.second_sockets += 1
         self._sender = FileSender(self._second, file, segments, self._shared.service.confirm, on_end)
         return self._sender
 
@@ -140,6 +164,7 @@ class ClientStream(asyncio.Protocol):
         if self._second is not None:
             self._second.close()
             self._second = None
+            self._shared.second_sockets -= 1
 
     # ------------------------------------------------------------------------------------------------ ending
 

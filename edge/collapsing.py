@@ -71,10 +71,12 @@ class Flight:
     Args:
         key: by which it is found.
         resource: the key of the URL that it is for; the same for all variants.
+        is_miss: whether nothing was stored when it began.
     """
 
-    def __init__(self, key: str, resource: str = "") -> None:
+    def __init__(self, key: str, resource: str = "", *, is_miss: bool = False) -> None:
         self.key = key
+        self.is_miss = is_miss
         self.resource = resource or key
         self.is_outdated = False
         """Whether its answer was overtaken by a change, so that nothing of it is kept."""
@@ -175,7 +177,12 @@ class Flights:
                 del self._by_key[flight.key]
         return {flight.resource for flight in outdated}
 
-    def start(self, key: str, run: Run, *, is_shared: bool = True, resource: str = "") -> Flight:
+    def has_miss(self, key: str) -> bool:
+        """Whether a fetch can be joined that began because nothing was stored, so that nothing is yet."""
+        flight = self._by_key.get(key)
+        return flight is not None and flight.is_miss and flight.joinable
+
+    def start(self, key: str, run: Run, *, is_shared: bool = True, resource: str = "", is_miss: bool = False) -> Flight:
         """Begins a fetch.
 
         Args:
@@ -183,8 +190,9 @@ class Flights:
             run: does it.
             is_shared: whether others may join.
             resource: see `Flight`.
+            is_miss: see `Flight`.
         """
-        flight = Flight(key, resource)
+        flight = Flight(key, resource, is_miss=is_miss)
         self._running.add(flight)
         if is_shared:
             self._by_key[key] = flight

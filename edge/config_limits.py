@@ -34,7 +34,7 @@ class LimitSettings:
         drain_timeout: how long answers may go on after that.
     """
 
-    connections_max: int = 10_000
+    connections_max: int = 16_384
     connections_per_address: int = 1000
     requests_per_second_per_address: float = 0.0
     requests_burst: int = 1000

@@ -86,7 +86,7 @@ class ListenSettings:
     """
 
     addresses: tuple[str, ...] = ("127.0.0.1:8000",)
-    backlog: int = 1024
+    backlog: int = 4096
     unix_mode: str = "0660"
     tls: tuple[TlsSettings, ...] = ()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager
 from typing import ClassVar, Final, Protocol
 
 from edge.answering import Answer, is_chunked, render_head, render_interim
@@ -45,6 +46,10 @@ class Channel(Protocol):
         Raises:
             ClientGone: it went away.
         """
+        ...
+
+    def streaming(self) -> AbstractContextManager[None]:
+        """While it lasts, `write` waits until everything was taken."""
         ...
 
     @property
@@ -149,7 +154,8 @@ class Exchange:
         chunked = is_chunked(answer, self.request)
         self.keeps_alive = self.keeps_alive and (chunked or answer.size is not None)
         try:
-            await self._send_pieces(head, pieces, chunked=chunked)
+            with self._connection.streaming():
+                await self._send_pieces(head, pieces, chunked=chunked)
         except (ClientGone, asyncio.CancelledError):
             raise
         except Exception:

@@ -9,7 +9,8 @@ from typing import Final
 from cdn.errors import DocumentError
 from cdn.transport.slots import HostSlots
 from edge.answering import Representation
-from edge.content import Content
+from edge.collapsing import Flights
+from edge.content import Content, ContentKind
 from edge.disk_cache import OpenFile
 from edge.http_caching import Lifetime, selects
 from edge.memory_entry import MemoryEntry
@@ -70,10 +71,12 @@ class Finder:
 
     Args:
         supplies: caches and clock.
+        flights: fetches under way.
     """
 
-    def __init__(self, supplies: Supplies) -> None:
+    def __init__(self, supplies: Supplies, flights: Flights) -> None:
         self._with = supplies
+        self._flights = flights
         self._loading = HostSlots(LOADS_MAX, 1)
 
     async def find(self, destination: Destination, request: Request) -> Found:
@@ -93,9 +96,11 @@ class Finder:
     async def _load(self, destination: Destination, key: str) -> Stored | None:
         """What is stored on disk under a key; what is small goes to memory."""
         content = destination.content
+        if self._is_on_its_way(key, content):
+            return None
         async with self._loading.hold(key):
             entry = self._with.memory.get(key)  # what others waited for as well
-            if entry is not None:
+            if entry is not None or self._is_on_its_way(key, content):
                 return entry
             file = await self._open(key, content)
         if file is None:
@@ -118,6 +123,10 @@ class Finder:
             entry.outdate()
         self._with.memory.put(entry)
         return entry
+
+    def _is_on_its_way(self, key: str, content: Content) -> bool:
+        """Whether an object is being fetched because it is not there, so that a crowd need not ask the disk again."""
+        return content.kind is ContentKind.OBJECT and self._flights.has_miss(key)
 
     async def _open(self, key: str, content: Content) -> OpenFile | None:
         """What is on disk under a key, and was not purged while the disk was busy."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import ClassVar, Final
 
@@ -54,6 +55,9 @@ class _NoChannel:
 
     async def write(self, data: bytes) -> None:
         pass
+
+    def streaming(self) -> AbstractContextManager[None]:
+        return nullcontext()
 
     can_send_files = True
 

@@ -212,7 +212,7 @@ class Connection(ClientStream):
     def _send_file_at_once(self, request: Request, now: float) -> bool:
         """Begins to send a file that is open, while nothing else is to be sent."""
         assert self._transport is not None
-        if self._is_encrypted or self._transport.get_write_buffer_size():
+        if not self.can_send_files or self._transport.get_write_buffer_size():
             return False
         ready = self._shared.service.hit_file(request, now)
         if ready is None:

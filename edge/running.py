@@ -13,6 +13,7 @@ from cdn import daemon
 from cdn.errors import CdnError, TransportError, UsageError
 from cdn.telemetry import event
 from edge.config import EdgeConfig, load
+from edge.descriptors import take_all_descriptors
 from edge.garbage import settle
 from edge.listeners import open_listeners, systemd_listeners
 from edge.server import EdgeServer
@@ -42,6 +43,7 @@ def run_until_stopped(config_path: Path, config: EdgeConfig, on_ready: Callable[
     Raises:
         CdnError: the edge cannot start.
     """
+    take_all_descriptors(config.limits.connections_max)
     if config.workers > 1:
         from edge.supervisor import Supervisor
 

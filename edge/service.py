@@ -88,7 +88,7 @@ class EdgeService:
         self._routes = routes
         self._flights = flights
         self._destinations: dict[str, Destination] = {}
-        self._finder = Finder(supplies)
+        self._finder = Finder(supplies, flights)
         self._passing = Passing(supplies, flights)
         self._open_files = OpenFiles()
         self.is_draining = False
@@ -309,7 +309,13 @@ class EdgeService:
             await Fetch(self._with, order, flight).run()
 
         resource = order.destination.key
-        flight = self._flights.start(order.flight_key or resource, run, is_shared=order.is_shared, resource=resource)
+        flight = self._flights.start(
+            order.flight_key or resource,
+            run,
+            is_shared=order.is_shared,
+            resource=resource,
+            is_miss=order.reason == "miss",
+        )
         if not self._share.owns(resource) and not order.destination.content.is_pinned:
             flight.is_outdated = True  # its owner is down, and alone may keep it; but time must go forward for it, too
         return flight

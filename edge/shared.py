@@ -10,6 +10,7 @@ from cdn.clock import Clock
 from edge.access_log import AccessLog
 from edge.client_limits import ClientLimits
 from edge.config_limits import LimitSettings
+from edge.descriptors import second_sockets_max
 from edge.disk_cache import OpenFile
 from edge.exchange import Exchange
 from edge.request import Request, RequestLimits
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from edge.protocol import Connection
 
 UNSENT_BYTES_MAX: Final = 256 << 20
+SECOND_SOCKETS_MAX: Final = 1 << 16
 
 
 class Service(Protocol):
@@ -61,6 +63,9 @@ class Shared:
     """Whether nobody looks after connections any more."""
     clients: ClientLimits = field(default_factory=ClientLimits)
     slow_readers: SlowReaders[ClientStream] = field(default_factory=lambda: SlowReaders(UNSENT_BYTES_MAX))
+    second_sockets: int = 0
+    """How many connections have a second descriptor, to send files."""
+    second_sockets_max: int = SECOND_SOCKETS_MAX
 
     @classmethod
     def of(
@@ -88,7 +93,13 @@ class Shared:
                 limits.addresses_exempt,
             ),
             slow_readers=SlowReaders(limits.unsent_bytes_max),
+            second_sockets_max=second_sockets_max(limits.connections_max),
         )
+
+    @property
+    def has_descriptors(self) -> bool:
+        """Whether one more connection may have a second descriptor."""
+        return self.second_sockets < self.second_sockets_max
 
     def check(self, now: float) -> None:
         """Ends connections whose clients are too slow; called about once a second."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import threading
 from contextlib import suppress
+from typing import Final
 
 from cdn.errors import StorageError, StorageFullError
 from edge.disk_places import occupied
 from edge.disk_room import DiskRoom, storage_error
+
+_NO_WAIT: Final = getattr(os, "RWF_NOWAIT", 0)
 
 
 class SpoolFile:
@@ -57,6 +60,15 @@ class SpoolFile:
     def read(self, start: int, size: int) -> bytes:
         """Bytes that were written."""
         return os.pread(self.descriptor, size, start)
+
+    def read_at_once(self, start: int, size: int) -> bytes:
+        """What of that is in the page cache, from its first byte on; nothing where that cannot be known."""
+        buffer = bytearray(size)
+        try:
+            count = os.preadv(self.descriptor, [buffer], start, _NO_WAIT) if _NO_WAIT else 0
+        except OSError:
+            return b""
+        return bytes(memoryview(buffer)[:count])
 
     def close(self) -> None:
         """Lets go of the file; without a name it disappears."""

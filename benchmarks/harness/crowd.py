@@ -120,6 +120,8 @@ class _Crowd:
     verified: int = 0
     whole_at: float = 0.0
     failed: int = 0
+    connected: list[_Client] = field(default_factory=list)
+    """Kept, since a connection that nobody reads from and nobody refers to is closed as garbage."""
 
     def seconds(self) -> float:
         return time.monotonic() - self.began
@@ -140,6 +142,7 @@ class _Client(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
         self._transport.write(self._crowd.request)
+        self._crowd.connected.append(self)
         self._crowd.asked += 1
         self._crowd.asked_at = self._crowd.seconds()
 

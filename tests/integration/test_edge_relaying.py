@@ -122,7 +122,7 @@ async def test_what_can_change_is_its_owners_alone(pair):
     pair.clock.advance(100)
     assert [(await pair.get(worker, manifest)).body for worker in (0, 1, 0)] == [manifest_bytes(2)] * 3
     assert pair.origin.count(manifest) == 2
-    assert len([worker for worker in pair.workers if len(worker._supplies_now.memory)]) == 1
+    assert len([worker for worker in pair.workers if len(worker.parts.supplies.memory)]) == 1
 
 
 async def test_a_newer_manifest_makes_every_worker_ask_again_for_what_was_missing(pair):
@@ -136,7 +136,7 @@ async def test_a_newer_manifest_makes_every_worker_ask_again_for_what_was_missin
     pair.origin.replies[target] = reply
     pair.origin.replies[manifest] = Reply(manifest_bytes(2))
     await pair.get(owner, manifest, Cache_Control="no-cache")
-    other = pair.workers[1 - owner]._supplies_now.memory
+    other = pair.workers[1 - owner].parts.supplies.memory
     await until(lambda: not other._negatives)
     assert (await pair.get(owner, target)).body == body
 
@@ -169,7 +169,7 @@ async def test_a_large_object_on_disk_is_read_by_whoever_has_the_client(pair):
     target, body = pair.publish(owner=1, size=2_000_000)
     await pair.get(1, target)
     front, owner = pair.workers
-    await until(lambda: not len(owner._flights))
+    await until(lambda: not len(owner.parts.flights))
     for _ in range(2):
         answer = await pair.get(0, target)
         assert answer.body == body
@@ -184,7 +184,7 @@ async def test_a_large_object_that_is_damaged_on_disk_is_fetched_anew_by_its_own
     target, body = pair.publish(owner=1, size=2_000_000)
     await pair.get(1, target)
     front, owner = pair.workers
-    await until(lambda: not len(owner._flights))
+    await until(lambda: not len(owner.parts.flights))
     file = max((owner.config.cache.directory / "v1").rglob("*"), key=lambda path: path.stat().st_size)
     with file.open("r+b") as opened:
         opened.seek(1_000_000)
@@ -312,8 +312,8 @@ async def test_without_its_owner_a_request_is_served_and_nothing_of_it_kept(pair
     assert (pair.origin.count(target), pair.origin.count(large)) == (2, 2)
     assert pair.workers[0].statistics.relay_failures == 4
     worker = pair.workers[0]
-    await until(lambda: not len(worker._flights))
-    assert (worker._supplies_now.disk.used_bytes, len(worker._supplies_now.memory)) == (0, 0)
+    await until(lambda: not len(worker.parts.flights))
+    assert (worker.parts.supplies.disk.used_bytes, len(worker.parts.supplies.memory)) == (0, 0)
     assert list((worker.config.cache.directory / "tmp").iterdir()) == []
 
 
@@ -322,7 +322,7 @@ async def test_without_its_owner_many_clients_still_wait_for_one_fetch(pair):
     target, body = pair.publish(owner=1, gate=gate)
     await pair.stop(1)
     answers = [asyncio.create_task(pair.get(0, target)) for _ in range(10)]
-    await until(lambda: sum(flight.clients for flight in pair.workers[0]._flights._running) == 10)
+    await until(lambda: sum(flight.clients for flight in pair.workers[0].parts.flights._running) == 10)
     gate.set()
     assert {answer.body for answer in await asyncio.gather(*answers)} == {body}
     assert pair.origin.count(target) == 1
@@ -333,7 +333,7 @@ async def test_without_its_owner_what_is_on_disk_is_served_and_time_goes_forward
     owner = pair.owner_of(manifest)
     pair.origin.replies[manifest] = Reply(manifest_bytes(5))
     await pair.get(owner, manifest)
-    await until(lambda: not len(pair.workers[owner]._flights))
+    await until(lambda: not len(pair.workers[owner].parts.flights))
     await pair.stop(owner)
     other = 1 - owner
     assert (await pair.get(other, manifest)).body == manifest_bytes(5)
@@ -342,7 +342,7 @@ async def test_without_its_owner_what_is_on_disk_is_served_and_time_goes_forward
     for revision, seen in ((4, 5), (6, 6)):
         pair.origin.replies[manifest] = Reply(manifest_bytes(revision))
         assert (await pair.get(other, manifest)).body == manifest_bytes(seen)
-    await until(lambda: not len(pair.workers[other]._flights))
+    await until(lambda: not len(pair.workers[other].parts.flights))
     pair.origin.replies[manifest] = Reply(manifest_bytes(5))
     again = EdgeServer(pair.workers[owner].config, clock=pair.clock, share=Share(owner, 2))
     await again.start()
@@ -354,7 +354,7 @@ async def test_a_change_is_forgotten_for_an_owner_that_is_down(pair):
     one, other = pair.site_target(owner=0), pair.site_target(owner=1)
     pair.origin.replies[other] = Reply(b"old", headers=FRESH)
     assert (await pair.get(0, other)).body == b"old"
-    await until(lambda: not len(pair.workers[1]._flights))
+    await until(lambda: not len(pair.workers[1].parts.flights))
     await pair.stop(1)
     assert (await pair.get(0, other)).body == b"old"
     pair.origin.replies[other] = Reply(b"new", headers=FRESH)
@@ -379,7 +379,7 @@ async def test_a_kept_connection_that_the_owner_closed_costs_nothing(pair):
     first, _ = pair.publish(owner=1)
     second, body = pair.publish(owner=1)
     await pair.get(0, first)
-    for connection in list(pair.workers[1]._neighbours._listener.connections):
+    for connection in list(pair.workers[1].parts.neighbours._listener.connections):
         connection.abort()
     assert (await pair.get(0, second)).body == body
     assert pair.workers[0].statistics.relay_failures == 0
@@ -392,7 +392,7 @@ async def test_a_client_that_leaves_ends_what_the_owner_does_for_it(pair):
         await client.ask(target)
         await client.receive_head()
     owner = pair.workers[1]
-    await until(lambda: not owner._neighbours._listener.connections and not len(owner._flights))
+    await until(lambda: not owner.parts.neighbours._listener.connections and not len(owner.parts.flights))
 
 
 async def test_a_client_whose_own_body_is_malformed_is_told_so(pair):

@@ -94,8 +94,8 @@ def test_clients_are_counted_by_the_hour():
     clients = ClientCount()
     for number in range(50):
         clients.note(f"192.0.2.{number}", 10.0)
-    assert clients.last_hour(20.0) == 50
+    assert clients.last_hour(20.0) == pytest.approx(50, abs=5)  # it is an estimate
     clients.note("192.0.2.1", WINDOW_SECONDS + 1)
-    assert clients.last_hour(WINDOW_SECONDS + 2) == 50
+    assert clients.last_hour(WINDOW_SECONDS + 2) == pytest.approx(50, abs=5)
     assert clients.last_hour(2 * WINDOW_SECONDS + 1) == 1
     assert clients.last_hour(9 * WINDOW_SECONDS) == 0

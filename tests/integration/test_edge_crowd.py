@@ -1,0 +1,97 @@
+"""Many clients at one cold object: asked for once, little memory for each, and nobody cut off who takes what comes."""
+
+import asyncio
+import os
+import socket
+from contextlib import AsyncExitStack
+
+import pytest
+
+from edge.arriving_body import PIECE_BYTES_MAX
+from edge.config_limits import LimitSettings
+from tests.fakes.edge import Client, edge_world, object_of, until
+from tests.fakes.origin import Reply
+
+CLIENTS = 300
+LARGE = os.urandom(6 << 20)
+TARGET = object_of(LARGE)
+REQUEST = f"GET {TARGET} HTTP/1.1\r\nHost: e\r\n\r\n".encode()
+
+
+class SlowClient(Client):
+    """A client whose buffers are small, so that most of an answer waits on the other side."""
+
+    async def __aenter__(self):
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, self._address)
+        self.reader, self.writer = await asyncio.open_connection(sock=sock, limit=16384)
+        return self
+
+
+@pytest.fixture
+async def world(tmp_path):
+    limits = LimitSettings(unsent_bytes_max=(CLIENTS + 10) * PIECE_BYTES_MAX)
+    async with edge_world(tmp_path, limits=limits) as world:
+        yield world
+
+
+async def crowd(world, stack: AsyncExitStack, count: int) -> list[Client]:
+    clients = [SlowClient(world.edge.address) for _ in range(count)]
+    for client in clients:
+        await stack.enter_async_context(client)
+        await client.send(REQUEST)
+    return clients
+
+
+async def test_clients_that_take_little_are_not_cut_off_and_hold_one_piece_each(world):
+    gate = asyncio.Event()
+    world.origin.replies[TARGET] = Reply(LARGE, gate=gate, gate_after=3 << 20)
+    async with AsyncExitStack() as stack:
+        clients = await crowd(world, stack, CLIENTS)
+        for client in clients:
+            assert (await client.receive_head())[0] == 200
+            assert await client.reader.readexactly(PIECE_BYTES_MAX) == LARGE[:PIECE_BYTES_MAX]
+        gate.set()
+        readers = clients[:: CLIENTS // 5]
+        rest = await asyncio.gather(*(each.reader.readexactly(len(LARGE) - PIECE_BYTES_MAX) for each in readers))
+        assert all(each == LARGE[PIECE_BYTES_MAX:] for each in rest)
+        slow = world.edge.parts.shared.slow_readers
+        assert 0 < slow.waiting_bytes <= CLIENTS * PIECE_BYTES_MAX
+        assert not any(client.reader.at_eof() for client in clients)
+    assert world.edge.statistics.slow_readers_cut == 0
+    assert world.origin.count(TARGET) == 1
+
+
+async def test_who_comes_while_an_object_arrives_does_not_ask_the_disk_for_it(world, monkeypatch):
+    gate, disk = asyncio.Event(), world.edge.parts.supplies.disk
+    looked, load = [], disk.load
+    monkeypatch.setattr(disk, "load", lambda *args, **more: looked.append(args) or load(*args, **more))
+    world.origin.replies[TARGET] = Reply(LARGE, gate=gate, gate_after=2 << 20)
+    async with AsyncExitStack() as stack:
+        (first,) = await crowd(world, stack, 1)
+        await until(lambda: world.origin.count(TARGET))
+        others = await crowd(world, stack, 50)
+        for client in (first, *others):
+            assert (await client.receive_head())[0] == 200
+        assert len(looked) == 1
+        gate.set()
+        assert await others[-1].reader.readexactly(len(LARGE)) == LARGE
+    assert world.origin.count(TARGET) == 1
+
+
+async def test_large_files_reach_more_clients_than_there_are_descriptors_for(world):
+    world.origin.replies[TARGET] = Reply(LARGE)
+    await world.get(TARGET)
+    await world.settled()
+    world.edge.parts.shared.second_sockets_max = 2
+    async with AsyncExitStack() as stack:
+        clients = await crowd(world, stack, 6)
+        for client in clients:
+            assert (await client.receive_head())[0] == 200
+        assert world.edge.parts.shared.second_sockets == 2
+        bodies = await asyncio.gather(*(client.reader.readexactly(len(LARGE)) for client in clients))
+        assert all(body == LARGE for body in bodies)
+    await until(lambda: world.edge.parts.shared.second_sockets == 0)
+    assert world.origin.count(TARGET) == 1
