@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 from edge.headers import Headers, quoted_list
@@ -14,17 +16,30 @@ TARGETED_FIELD: Final = "CDN-Cache-Control"
 _WITH_SECONDS: Final = frozenset({"max-age", "s-maxage", "stale-if-error", "stale-while-revalidate"})
 
 Directives = Mapping[str, str | None]
+_NONE: Final[Directives] = MappingProxyType({})
+_KEPT_LENGTH_MAX: Final = 256
 
 
 def cache_control(headers: Headers) -> Directives:
     """The directives of `Cache-Control`; of a repeated one the most restrictive counts (RFC 9111 §4.2.1, §5.2)."""
+    text = headers.joined("Cache-Control")
+    if text is None:
+        return _NONE
+    return _kept_control(text) if len(text) <= _KEPT_LENGTH_MAX else _parsed_control(text)
+
+
+def _parsed_control(text: str) -> Directives:
     found: dict[str, str | None] = {}
-    for member in quoted_list(headers.joined("Cache-Control") or ""):
+    for member in quoted_list(text):
         name, equals, value = member.partition("=")
         name, argument = name.strip().lower(), _unquoted(value.strip()) if equals else None
         if name and (name not in found or _is_stricter(argument, found[name])):
             found[name] = argument
-    return found
+    return MappingProxyType(found)
+
+
+_kept_control: Final = lru_cache(maxsize=512)(_parsed_control)
+"""Servers say the same few things again and again."""
 
 
 def response_directives(headers: Headers) -> Directives:
@@ -69,7 +84,10 @@ _SEPARATOR: Final = re.compile(r"[ \t]*,[ \t]*")
 
 def targeted_directives(headers: Headers) -> Directives | None:
     """The directives of `CDN-Cache-Control`; None if it is absent, empty or no structured dictionary (RFC 9213 §2)."""
-    text = (headers.joined(TARGETED_FIELD) or "").strip(" ")
+    field = headers.joined(TARGETED_FIELD)
+    if field is None:
+        return None
+    text = field.strip(" ")
     found: dict[str, str | None] = {}
     position = 0
     while position < len(text):

@@ -7,11 +7,13 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import formatdate
+from functools import lru_cache
 from typing import Final
 
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 _MONTH: Final = "(" + "|".join(_MONTHS) + ")"
 _CLOCK: Final = "((?:[01][0-9]|2[0-3]):[0-5][0-9]:(?:[0-5][0-9]|60))"
+_DATE_LENGTH_MAX: Final = 64
 _CENTURY_TURNS_AT: Final = 70
 """Years of two digits from here on are of the last century."""
 _DATE: Final = re.compile(
@@ -55,16 +57,16 @@ class Headers:
 
     def get(self, name: str) -> str | None:
         """The first value of a field."""
-        lower = name.lower()
+        lower, size = name.lower(), len(name)
         for known, value in self.pairs:
-            if known.lower() == lower:
+            if len(known) == size and known.lower() == lower:
                 return value
         return None
 
     def every(self, name: str) -> tuple[str, ...]:
         """All values of a field."""
-        lower = name.lower()
-        return tuple(value for known, value in self.pairs if known.lower() == lower)
+        lower, size = name.lower(), len(name)
+        return tuple([value for known, value in self.pairs if len(known) == size and known.lower() == lower])
 
     def joined(self, name: str) -> str | None:
         """All values of a field as one list, which for list fields means the same (RFC 9110 §5.3)."""
@@ -74,7 +76,7 @@ class Headers:
     def without(self, *names: str) -> Headers:
         """The fields but these."""
         dropped = {name.lower() for name in names}
-        return Headers(tuple(pair for pair in self.pairs if pair[0].lower() not in dropped))
+        return Headers(tuple([pair for pair in self.pairs if pair[0].lower() not in dropped]))
 
     def replaced(self, name: str, value: str) -> Headers:
         """The fields with exactly one of this name, at the end."""
@@ -82,8 +84,9 @@ class Headers:
 
     def end_to_end(self) -> Headers:
         """The fields that may be passed on: neither hop-by-hop nor named by `Connection` (RFC 9110 §7.6.1)."""
-        named = tokens(self.joined("Connection") or "")
-        return self.without(*HOP_BY_HOP, *named)
+        connection = self.joined("Connection")
+        dropped = HOP_BY_HOP if connection is None else HOP_BY_HOP.union(tokens(connection))
+        return Headers(tuple([pair for pair in self.pairs if pair[0].lower() not in dropped]))
 
 
 def tokens(text: str) -> tuple[str, ...]:
@@ -109,12 +112,22 @@ def quoted_list(text: str) -> Iterator[str]:
 
 def http_date(seconds: float) -> str:
     """A date as HTTP writes it (RFC 9110 §5.6.7)."""
+    return _http_date(int(seconds))
+
+
+@lru_cache(maxsize=256)
+def _http_date(seconds: int) -> str:
     return formatdate(seconds, usegmt=True)
 
 
 def parse_http_date(text: str | None) -> float | None:
     """Seconds since the epoch, or None for what is no date in one of the three forms of RFC 9110 §5.6.7."""
-    found = _DATE.fullmatch(text) if text and len(text) <= 64 else None
+    return _parsed_date(text) if text and len(text) <= _DATE_LENGTH_MAX else None
+
+
+@lru_cache(maxsize=1024)
+def _parsed_date(text: str) -> float | None:
+    found = _DATE.fullmatch(text)
     if found is None:
         return None
     day, month, year, clock = (next(filter(None, each)) for each in _alternatives(found))

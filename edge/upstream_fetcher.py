@@ -6,7 +6,8 @@ from contextlib import AbstractAsyncContextManager
 
 from cdn.clock import Clock
 from cdn.transport.base import Request, Response
-from cdn.transport.http import HttpFetcher, HttpSettings
+from cdn.transport.http import HttpSettings
+from cdn.transport.lean_http import LeanHttpFetcher
 from cdn.transport.resolving import CachingResolver
 from edge.config_upstreams import FetchSettings
 
@@ -21,7 +22,7 @@ class UpstreamFetcher:
 
     def __init__(self, settings: FetchSettings, clock: Clock) -> None:
         self._resolver = CachingResolver(clock=clock, uses_dns=settings.resolver == "dns")
-        self._fetcher = HttpFetcher(http_settings(settings), resolver=self._resolver)
+        self._fetcher = LeanHttpFetcher(http_settings(settings), resolver=self._resolver)
 
     def send(self, request: Request) -> AbstractAsyncContextManager[Response]:
         """Sends a request; see `Fetcher`."""

@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from aiohttp.connector import Connection
 
 USER_AGENT: Final = f"stratocast/{cdn.__version__}"
-_READ_BYTES: Final = 256 << 10
-_DRAINED_BYTES_MAX: Final = 16 << 10
-_DRAIN_SECONDS: Final = 0.5
-_NEXT_ADDRESS_SECONDS: Final = 0.25
+READ_BYTES: Final = 256 << 10
+DRAINED_BYTES_MAX: Final = 16 << 10
+DRAIN_SECONDS: Final = 0.5
+NEXT_ADDRESS_SECONDS: Final = 0.25
 """How long one address may take to connect before the next one is tried beside it."""
 
 
@@ -99,14 +99,21 @@ class HttpFetcher:
     Args:
         settings: its limits.
         resolver: finds addresses in place of the system's resolver.
+        slots: limits requests under way together with another fetcher's.
     """
 
-    def __init__(self, settings: HttpSettings | None = None, *, resolver: Resolver | None = None) -> None:
+    def __init__(
+        self,
+        settings: HttpSettings | None = None,
+        *,
+        resolver: Resolver | None = None,
+        slots: HostSlots | None = None,
+    ) -> None:
         import aiohttp  # noqa: F401  the cost is paid here, not in the middle of the first request
 
         self._settings = settings or HttpSettings()
         self._resolver = resolver
-        self._slots = HostSlots(self._settings.connections_max, self._settings.connections_per_host)
+        self._slots = slots or HostSlots(self._settings.connections_max, self._settings.connections_per_host)
         self._session: aiohttp.ClientSession | None = None
         self._is_closed = False
 
@@ -166,7 +173,7 @@ class HttpFetcher:
             keepalive_timeout=settings.keepalive_seconds,
             resolver=_adapted(self._resolver) if self._resolver else None,
             use_dns_cache=self._resolver is None,
-            happy_eyeballs_delay=_NEXT_ADDRESS_SECONDS,  # RFC 8305: one dead address, or family, costs only this
+            happy_eyeballs_delay=NEXT_ADDRESS_SECONDS,  # RFC 8305: one dead address, or family, costs only this
             interleave=1,
         )
         loop = asyncio.get_running_loop()
@@ -186,7 +193,7 @@ class HttpFetcher:
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
-            read_bufsize=_READ_BYTES,
+            read_bufsize=READ_BYTES,
             max_line_size=settings.header_bytes_max,
             max_field_size=settings.header_bytes_max,
             max_headers=settings.header_fields_max,
@@ -316,10 +323,10 @@ def _cutting_protocol() -> type[ResponseHandler]:
 
 async def _let_go(answer: aiohttp.ClientResponse) -> None:
     """Gives the connection back for the next request if little is left to read, such as an error page."""
-    if not answer.closed and answer.connection is not None and (answer.content_length or 0) <= _DRAINED_BYTES_MAX:
+    if not answer.closed and answer.connection is not None and (answer.content_length or 0) <= DRAINED_BYTES_MAX:
         with suppress(Exception):  # whatever happens to what nobody wants, the connection is closed below
-            async with asyncio.timeout(_DRAIN_SECONDS):
-                left = _DRAINED_BYTES_MAX
+            async with asyncio.timeout(DRAIN_SECONDS):
+                left = DRAINED_BYTES_MAX
                 while left > 0 and (piece := await answer.content.readany()):
                     left -= len(piece)
     answer.close()
@@ -373,7 +380,7 @@ def _mapped(url: str) -> Iterator[None]:
         raise _translated(url, error) from error
 
 
-def _system_said(error: OSError) -> str:
+def system_said(error: OSError) -> str:
     """The operating system's own words, such as `Connection refused`; the event loop's name sockets and tuples."""
     if error.errno and not isinstance(error, socket.gaierror):  # which has numbers of its own
         return os.strerror(error.errno)
@@ -397,7 +404,7 @@ def _translated(url: str, error: Exception) -> TransportError:
         case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch():
             return UnreachableError(url, f"no connection ({reason})")
         case aiohttp.ClientConnectorError():
-            return UnreachableError(url, f"no connection ({_system_said(error.os_error)})")
+            return UnreachableError(url, f"no connection ({system_said(error.os_error)})")
         case aiohttp.TooManyRedirects():
             return StatusError(url, error.history[-1].status if error.history else error.status)
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():

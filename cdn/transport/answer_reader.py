@@ -1,0 +1,235 @@
+"""Reads one answer of HTTP/1.1 from the bytes of a connection (RFC 9112). Pure: no socket, no loop, no clock.
+
+Bytes go in, pieces of the body come out. What is no answer raises `MalformedAnswer`; what is one but of odd form (line
+feeds alone, two kinds of framing, bytes behind its end) is taken, and its connection not used again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from cdn.transport.chunks import ChunkReader, MalformedAnswer
+
+HEAD_BYTES_MAX: Final = 64 << 10
+INTERIM_MAX: Final = 32
+"""How many interim answers are read before the answer."""
+_END: Final = re.compile(rb"\n\r?\n")
+_PLAIN_END: Final = b"\n\r\n"
+_STATUS_LINE: Final = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: .*)?")
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_LENGTH: Final = re.compile(r"[0-9]{1,18}")
+_START: Final = b"HTTP/1."
+
+Fields = tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerHead:
+    """Status and fields of an answer.
+
+    Args:
+        status: the status code.
+        fields: in the order they came.
+        size: of the body, where it is known.
+        keeps_alive: whether the peer keeps the connection open after it.
+    """
+
+    status: int
+    fields: Fields
+    size: int | None
+    keeps_alive: bool
+
+
+class AnswerReader:
+    """Reads the answer to one request.
+
+    Args:
+        has_body: whether the request was of a method whose answers have bodies.
+        line_bytes_max: size of one line of the head.
+        fields_max: number of its fields.
+        on_interim: told of each interim answer.
+    """
+
+    def __init__(
+        self,
+        *,
+        has_body: bool = True,
+        line_bytes_max: int = 8190,
+        fields_max: int = 128,
+        on_interim: Callable[[int, Fields], None] | None = None,
+    ) -> None:
+        self._has_body = has_body
+        self._line_bytes_max = line_bytes_max
+        self._fields_max = fields_max
+        self._on_interim = on_interim
+        self._buffer = b""
+        self._interim = 0
+        self._left: int | None = None
+        """How much of the body is to come, if that is known."""
+        self._chunks: ChunkReader | None = None
+        self._is_odd = False
+        self.head: AnswerHead | None = None
+        self.is_complete = False
+
+    def answer(self) -> AnswerHead | None:
+        """The head, once it has come."""
+        return self.head
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the connection can carry another request."""
+        return self.is_complete and not self._is_odd and self.head is not None and self.head.keeps_alive
+
+    @property
+    def left(self) -> int | None:
+        """How many bytes of the body are to come, where that is known."""
+        return 0 if self.is_complete else self._left
+
+    def feed(self, data: bytes) -> bytes:
+        """Takes what has arrived; gives what it has of the body.
+
+        Raises:
+            MalformedAnswer: this is no answer.
+        """
+        if self.head is None:
+            data = self._read_heads(data)
+            if not data:
+                return b""
+        if self.is_complete:
+            self._is_odd = self._is_odd or bool(data)
+            return b""
+        return self._read_body(data)
+
+    def end(self) -> bool:
+        """Takes that the peer sends nothing more; whether the answer is whole."""
+        if self.head is not None and self._left is None and self._chunks is None:
+            self.is_complete = True
+        self._is_odd = True
+        return self.is_complete
+
+    # ------------------------------------------------------------------------------------------------ the body
+
+    def _read_body(self, data: bytes) -> bytes:
+        if self._chunks is not None:
+            piece = self._chunks.feed(data)
+            self.is_complete = self._chunks.is_complete
+            self._is_odd = self._is_odd or self._chunks.has_surplus
+            return piece
+        if self._left is None:
+            return data
+        size = len(data)
+        if size > self._left:
+            self._is_odd = True
+            data, size = data[: self._left], self._left
+        self._left -= size
+        self.is_complete = self._left == 0
+        return data
+
+    # ------------------------------------------------------------------------------------------------ the head
+
+    def _read_heads(self, data: bytes) -> bytes:
+        """Reads up to the end of the head, over interim ones; gives what follows it."""
+        seen = max(0, len(self._buffer) - 2)
+        self._buffer = buffer = self._buffer + data if self._buffer else data
+        while (found := _END.search(buffer, seen)) is not None:
+            head, rest = buffer[: found.start() + 1], buffer[found.end() :]
+            self._take_head(head, ends_plainly=found.end() - found.start() == len(_PLAIN_END))
+            if self.head is not None:
+                self._buffer = b""
+                return rest
+            self._buffer = buffer = rest
+            seen = 0
+        self._check_unfinished(buffer)
+        return b""
+
+    def _check_unfinished(self, buffer: bytes) -> None:
+        if not buffer.startswith(_START[: len(buffer)]):
+            raise MalformedAnswer("it does not begin as HTTP/1.1 does")
+        if len(buffer) > HEAD_BYTES_MAX + 1:
+            raise MalformedAnswer("its head is too large")
+        if len(buffer) - buffer.rfind(b"\n") > self._line_bytes_max + 2:
+            raise MalformedAnswer("a line of its head is too long")
+
+    def _check_size(self, head: bytes) -> None:
+        if len(head) > HEAD_BYTES_MAX:
+            raise MalformedAnswer("its head is too large")
+        if len(head) > self._line_bytes_max and max(map(len, head.split(b"\n"))) > self._line_bytes_max + 1:
+            raise MalformedAnswer("a line of its head is too long")
+
+    def _take_head(self, head: bytes, *, ends_plainly: bool) -> None:
+        self._check_size(head)
+        text = head.decode("utf-8", "surrogateescape")
+        if ends_plainly and text.count("\n") == text.count("\r\n"):
+            text = text.replace("\r\n", "\n")
+        else:
+            self._is_odd = True  # line feeds alone, which a recipient may accept (RFC 9112 §2.2)
+            text = "\n".join([line.removesuffix("\r") for line in text.split("\n")])
+        text = text.removesuffix("\n")
+        if _CONTROLS.search(text) is not None:
+            raise MalformedAnswer("its head has control characters")
+        status_line, *lines = text.split("\n")
+        found = _STATUS_LINE.fullmatch(status_line)
+        if found is None:
+            raise MalformedAnswer("its first line is none of an answer")
+        if len(lines) > self._fields_max:
+            raise MalformedAnswer(f"it has more than {self._fields_max} fields")
+        status, fields = int(found[2]), tuple(map(_field, lines))
+        if 100 <= status < 200:
+            self._take_interim(status, fields)
+        else:
+            self._begin(status, fields, is_current=found[1] == "1")
+
+    def _take_interim(self, status: int, fields: Fields) -> None:
+        self._interim += 1
+        if status == 101:
+            raise MalformedAnswer("it changes to another protocol")
+        if self._interim > INTERIM_MAX:
+            raise MalformedAnswer("its interim answers never end")
+        if self._on_interim is not None and status != 100:
+            self._on_interim(status, fields)
+
+    def _begin(self, status: int, fields: Fields, *, is_current: bool) -> None:
+        """Finds how the body ends (RFC 9112 §6.3)."""
+        lengths: list[str] = []
+        codings: list[str] = []
+        options: list[str] = []
+        for name, value in fields:
+            lower = name.lower()
+            if lower == "content-length":
+                lengths += value.split(",")
+            elif lower == "transfer-encoding":
+                codings += value.lower().split(",")
+            elif lower == "connection":
+                options += value.lower().split(",")
+        wanted = {option.strip() for option in options}
+        keeps_alive = "close" not in wanted and (is_current or "keep-alive" in wanted)
+        size = self._frame(status, {each.strip() for each in lengths}, [each.strip() for each in codings])
+        self._is_odd = self._is_odd or (bool(codings) and (bool(lengths) or not is_current))
+        self.head = AnswerHead(status, fields, size, keeps_alive)
+
+    def _frame(self, status: int, lengths: set[str], codings: list[str]) -> int | None:
+        """Sets what tells the end of the body; gives its size, where that is told."""
+        if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
+            raise MalformedAnswer("the size that it says is none")
+        size = int(min(lengths)) if lengths and not codings else None
+        if not self._has_body or status in {204, 304}:
+            self.is_complete = True
+            return size
+        if codings:
+            if codings != ["chunked"]:
+                raise MalformedAnswer("its transfer coding is not known")
+            self._chunks = ChunkReader()
+        self._left = size
+        self.is_complete = size == 0
+        return size
+
+
+def _field(line: str) -> tuple[str, str]:
+    name, colon, value = line.partition(":")
+    if not colon or _NAME.fullmatch(name) is None:
+        raise MalformedAnswer("a line of its head is no field")
+    return name, value.strip(" \t")
