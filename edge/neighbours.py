@@ -12,6 +12,7 @@ from cdn.clock import Clock
 from edge.access_log import AccessLog
 from edge.collapsing import Flights
 from edge.config import LogSettings
+from edge.descriptors import DescriptorShares
 from edge.disk_cache import DiskCache
 from edge.inside import InsideListener, InsideService, socket_path
 from edge.memory_cache import MemoryCache
@@ -113,7 +114,8 @@ class Neighbours:
         unlogged, uncounted = LogSettings(), Statistics()  # the client's worker logs and counts its connections
         inside = Shared(
             service=service,
-            limits=replace(shared.limits, connections_max=_CONNECTIONS_MAX),
+            limits=shared.limits,
+            descriptors=DescriptorShares(_CONNECTIONS_MAX, _CONNECTIONS_MAX),
             request_limits=replace(
                 shared.request_limits,
                 head_bytes_max=shared.request_limits.head_bytes_max + _PRIVATE_BYTES_MAX,

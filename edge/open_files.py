@@ -74,6 +74,14 @@ class OpenFiles:
         self.remove(key)
         return False
 
+    def instead_of(self, file: OpenFile, key: str, now: float) -> OpenFile:
+        """The same file by the descriptor that others use, if it is open already; one descriptor then serves all."""
+        found = self.get(key, now)
+        if found is None or found.file is file or found.file.identity != file.identity:
+            return file
+        file.close()
+        return found.file.keep()
+
     def put(self, key: str, file: OpenFile, source: Representation, now: float) -> None:
         """Keeps a file open."""
         self.remove(key)

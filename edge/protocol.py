@@ -68,7 +68,7 @@ class Connection(ClientStream):
         shared.statistics.connections += 1
         peer = transport.get_extra_info("peername")
         self.client = str(peer[0]) if isinstance(peer, tuple) else "unix"
-        if len(shared.connections) >= shared.limits.connections_max or not self._is_admitted():
+        if shared.is_full or not self._is_admitted():
             shared.statistics.connections_refused += 1
             stream.abort()
             return

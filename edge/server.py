@@ -296,7 +296,7 @@ class EdgeServer:
         handshakes = self._handshakes = Handshakes(
             self.statistics,
             limits.handshake_timeout,
-            lambda under_way: len(shared.connections) + under_way < limits.connections_max,
+            lambda under_way: len(shared.connections) + under_way < shared.descriptors.connections,
         )
         self._drain = Drain(shared.connections, lambda: len(handshakes), self._close_doors, self._on_phase)
         await self._acceptor.open(lambda: Connection(shared), handshakes)

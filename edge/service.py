@@ -386,6 +386,7 @@ class EdgeService:
             return
         if result is Result.HIT and not stored.is_outdated and lasts_for_ever(stored.head, stored.lifetime):
             self._open_files.let_go_before(self._with.purges.generation)
+            stored.file = self._open_files.instead_of(stored.file, stored.file.facts.key, self._with.clock.now())
             self._open_files.put(stored.file.facts.key, stored.file, stored.representation(), self._with.clock.now())
         if exchange.can_send_files and is_in_memory(stored.file, answer.start, answer.stop or stored.file.facts.size):
             self._count(exchange, stored.content, result)

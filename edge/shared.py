@@ -10,7 +10,7 @@ from cdn.clock import Clock
 from edge.access_log import AccessLog
 from edge.client_limits import ClientLimits
 from edge.config_limits import LimitSettings
-from edge.descriptors import second_sockets_max
+from edge.descriptors import DescriptorShares, descriptors_max
 from edge.disk_cache import OpenFile
 from edge.exchange import Exchange
 from edge.request import Request, RequestLimits
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edge.protocol import Connection
 
 UNSENT_BYTES_MAX: Final = 256 << 20
-SECOND_SOCKETS_MAX: Final = 1 << 16
+_AMPLE: Final = DescriptorShares(1 << 16, 1 << 16)
 
 
 class Service(Protocol):
@@ -65,7 +65,7 @@ class Shared:
     slow_readers: SlowReaders[ClientStream] = field(default_factory=lambda: SlowReaders(UNSENT_BYTES_MAX))
     second_sockets: int = 0
     """How many connections have a second descriptor, to send files."""
-    second_sockets_max: int = SECOND_SOCKETS_MAX
+    descriptors: DescriptorShares = _AMPLE
 
     @classmethod
     def of(
@@ -93,13 +93,18 @@ class Shared:
                 limits.addresses_exempt,
             ),
             slow_readers=SlowReaders(limits.unsent_bytes_max),
-            second_sockets_max=second_sockets_max(limits.connections_max),
+            descriptors=DescriptorShares.of(descriptors_max(), limits.connections_max),
         )
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many connections as there may be."""
+        return len(self.connections) >= self.descriptors.connections
 
     @property
     def has_descriptors(self) -> bool:
         """Whether one more connection may have a second descriptor."""
-        return self.second_sockets < self.second_sockets_max
+        return self.second_sockets < self.descriptors.second_sockets
 
     def check(self, now: float) -> None:
         """Ends connections whose clients are too slow; called about once a second."""

@@ -3,12 +3,13 @@
 import asyncio
 import os
 import socket
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
 from edge.arriving_body import PIECE_BYTES_MAX
 from edge.config_limits import LimitSettings
+from edge.descriptors import DescriptorShares
 from tests.fakes.edge import Client, edge_world, object_of, until
 from tests.fakes.origin import Reply
 
@@ -85,7 +86,7 @@ async def test_large_files_reach_more_clients_than_there_are_descriptors_for(wor
     world.origin.replies[TARGET] = Reply(LARGE)
     await world.get(TARGET)
     await world.settled()
-    world.edge.parts.shared.second_sockets_max = 2
+    world.edge.parts.shared.descriptors = DescriptorShares(100, 2)
     async with AsyncExitStack() as stack:
         clients = await crowd(world, stack, 6)
         for client in clients:
@@ -95,3 +96,22 @@ async def test_large_files_reach_more_clients_than_there_are_descriptors_for(wor
         assert all(body == LARGE for body in bodies)
     await until(lambda: world.edge.parts.shared.second_sockets == 0)
     assert world.origin.count(TARGET) == 1
+
+
+async def test_a_crowd_at_a_large_file_shares_one_descriptor_of_it(world):
+    world.origin.replies[TARGET] = Reply(LARGE)
+    await world.get(TARGET)
+    await world.settled()
+    (path,) = world.cached_files()
+    async with AsyncExitStack() as stack:
+        for client in await crowd(world, stack, 30):
+            assert (await client.receive_head())[0] == 200
+        assert descriptors_of(path) == 1
+
+
+def descriptors_of(path) -> int:
+    count = 0
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(OSError):
+            count += os.path.samefile(f"/proc/self/fd/{number}", path)
+    return count

@@ -176,8 +176,17 @@ async def test_sigterm_lets_answers_under_way_finish_and_refuses_new_connections
     gate = asyncio.Event()
     origin.replies[object_of(LARGE)] = Reply(LARGE, gate=gate, gate_after=4_000_000)
     async with running(write_config(tmp_path, origin.url, workers=2)) as edge:
-        answers = [asyncio.create_task(get(edge, object_of(LARGE))) for _ in range(10)]
-        await until(lambda: origin.asked)
+        begun: list[int] = []
+
+        async def body() -> bytes:
+            async with Client(edge.address) as client:
+                await client.ask(object_of(LARGE))
+                status, headers = await client.receive_head()
+                begun.append(status)
+                return (await client._receive_body(headers))[0]
+
+        answers = [asyncio.create_task(body()) for _ in range(10)]
+        await until(lambda: len(begun) == 10)
         ending = asyncio.create_task(asyncio.to_thread(edge.end))
         await asyncio.to_thread(edge.wait_for, "edge.server.stopping")
 
@@ -191,7 +200,7 @@ async def test_sigterm_lets_answers_under_way_finish_and_refuses_new_connections
         while not await is_refused():
             pass
         gate.set()
-        assert [answer.body == LARGE for answer in await asyncio.gather(*answers)] == [True] * 10
+        assert [answer == LARGE for answer in await asyncio.gather(*answers)] == [True] * 10
         assert await ending == 0
 
 
