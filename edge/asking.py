@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 
 from cdn.errors import SlowPeerError
@@ -30,25 +30,42 @@ async def asked(supplies: Supplies, source: Source, request: Request) -> AsyncIt
     Raises:
         TransportError: no answer came.
     """
-    health, clock = supplies.health.of(source.server), supplies.clock
-    async with AsyncExitStack() as stack:
-        if health is not None:
-            await stack.enter_async_context(supplies.turns.hold(health, source.url))
+    health = supplies.health.of(source.server)
+    async with supplies.turns.hold(health, source.url) if health is not None else nullcontext():
         supplies.statistics.fetches[source.server] += 1
-        seconds_max = supplies.siblings.timeout_seconds if source.is_sibling else None
-        started = clock.monotonic()
+        sending = supplies.fetcher.send(request)
+        response = await _answer(supplies, source, request, sending)
         try:
-            async with asyncio.timeout(seconds_max):
-                response = await stack.enter_async_context(supplies.fetcher.send(request))
-        except TimeoutError:
-            raise SlowPeerError(source.url, f"no answer in {seconds_max:g} s") from None
-        except asyncio.CancelledError:
-            if health is not None and request.body is None:
-                health.overtaken(clock.monotonic() - started, clock.monotonic())
+            yield response
+        except BaseException as error:
+            await sending.__aexit__(type(error), error, error.__traceback__)
             raise
-        if health is not None and request.body is None:  # a body goes up as fast as the client sends it
-            health.answered(clock.monotonic() - started, clock.monotonic())
-        yield response
+        await sending.__aexit__(None, None, None)
+
+
+async def _answer(
+    supplies: Supplies, source: Source, request: Request, sending: AbstractAsyncContextManager[Response]
+) -> Response:
+    """The answer's head; how long that took counts for or against the upstream."""
+    clock = supplies.clock
+    # A body goes up as fast as the client sends it.
+    health = supplies.health.of(source.server) if request.body is None else None
+    started = clock.monotonic()
+    try:
+        if source.is_sibling:
+            async with asyncio.timeout(supplies.siblings.timeout_seconds):
+                response = await sending.__aenter__()
+        else:
+            response = await sending.__aenter__()
+    except TimeoutError:
+        raise SlowPeerError(source.url, f"no answer in {supplies.siblings.timeout_seconds:g} s") from None
+    except asyncio.CancelledError:
+        if health is not None:
+            health.overtaken(clock.monotonic() - started, clock.monotonic())
+        raise
+    if health is not None:
+        health.answered(clock.monotonic() - started, clock.monotonic())
+    return response
 
 
 def siblings_turn(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Final
 
 from cdn.client.source_list import ONLY_DIRECT
@@ -183,7 +184,7 @@ class Routes:
         upstream = next((each for each in self._upstreams if target.origin in _origins(each)), None)
         groups = upstream.proxy_groups if upstream is not None else ONLY_DIRECT
         for number, proxies in enumerate(groups):
-            yield from (_source(target.url, proxy, number) for proxy in proxies)
+            yield from (_source(target.url, proxy, number, target.origin) for proxy in proxies)
 
     def _upstream_of(self, repository: str) -> UpstreamSettings | None:
         return next((upstream for upstream in self._upstreams if upstream.holds(repository)), None)
@@ -204,12 +205,18 @@ def _sources(upstream: UpstreamSettings, repository: str, rest: str = "") -> Ite
     for urls in upstream.groups:
         bases = [url.replace(REPOSITORY_MARK, repository or "x").rstrip("/") for url in urls]
         for proxies in upstream.proxy_groups:
-            yield from (_source(base + rest, proxy, number) for base in bases for proxy in proxies)
+            for base in bases:
+                yield from (_source(base + rest, proxy, number, _origin_of(base)) for proxy in proxies)
             number += 1
 
 
-def _source(url: str, proxy: str | None = None, group: int = 0) -> Source:
-    origin = url_target(url.partition("?")[0]).origin
+@lru_cache(maxsize=1024)
+def _origin_of(url: str) -> str:
+    """The server of a base URL, which need not be read anew for everything below it."""
+    return url_target(url.partition("?")[0]).origin
+
+
+def _source(url: str, proxy: str | None, group: int, origin: str) -> Source:
     return Source(url, f"{origin}{_VIA}{without_login(proxy)}" if proxy is not None else origin, group, proxy)
 
 
