@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
+import time
 
 import pytest
+import uvloop
 
 from cdn.errors import ShortTransferError, UnreachableError
 from cdn.transport.base import Request
@@ -162,3 +166,35 @@ def test_own_fields_take_the_place_of_those_sent_with_every_request() -> None:
     assert plain.head_of(request) == (
         b"GET /a?b HTTP/1.1\r\nHost: [::1]\r\nAccept: */*\r\nuser-agent: theirs\r\nvia: 1.1 x\r\n\r\n"
     )
+
+
+@pytest.mark.parametrize("run", [asyncio.run, uvloop.run])
+def test_a_peer_is_not_silent_because_this_loop_was_busy(run) -> None:
+    idle_seconds, is_busy, has_sent = 0.2, threading.Event(), threading.Event()
+
+    def serve(listener: socket.socket) -> None:
+        with listener.accept()[0] as peer:
+            peer.recv(65536)
+            peer.sendall(OK + b"Content-Length: 2\r\n\r\na")
+            is_busy.wait()
+            peer.sendall(b"b")
+            has_sent.set()
+            peer.recv(1)
+
+    async def main(port: int) -> bytes:
+        request, settings = Request(f"http://127.0.0.1:{port}/"), HttpSettings(idle_timeout_seconds=idle_seconds)
+        async with closing(LeanHttpFetcher(settings)) as fetcher, fetcher.send(request) as response:
+            pieces = response.chunks()
+            first = await anext(pieces)
+            second = asyncio.ensure_future(anext(pieces))
+            await asyncio.sleep(0)
+            is_busy.set()
+            has_sent.wait()
+            time.sleep(2 * idle_seconds)  # noqa: ASYNC251 -- this is what keeps the loop busy
+            return first + await second
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,), daemon=True)
+        thread.start()
+        assert run(main(listener.getsockname()[1])) == b"ab"
+        thread.join()
