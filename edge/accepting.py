@@ -6,14 +6,14 @@ import asyncio
 import socket
 import ssl
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from typing import Any, Final, Protocol
 
 from cdn.clock import Clock
 from cdn.errors import UsageError
 from cdn.telemetry import event
 from edge.config_listen import ListenSettings, TlsSettings
-from edge.listeners import Listeners, close_listeners
+from edge.listeners import Listeners, ListeningSocket, close_listeners
 from edge.tls import Handshakes, certificate_doubts, load_context
 
 _REST_SECONDS: Final = 1.0
@@ -26,13 +26,23 @@ class Acceptor:
         settings: what is spoken at which address.
         listeners: where; closed with it.
         clock: for which time certificates must hold.
+        spare: where other workers accept, by index, in case one of them is gone; closed with it.
     """
 
-    def __init__(self, settings: ListenSettings, listeners: Listeners, clock: Clock) -> None:
+    def __init__(
+        self,
+        settings: ListenSettings,
+        listeners: Listeners,
+        clock: Clock,
+        spare: Mapping[int, Listeners] | None = None,
+    ) -> None:
         self._settings = settings
         self.listeners = listeners
         self._clock = clock
+        self._spare = dict(spare or {})
         self._doors: list[Door] = []
+        self._borrowed: dict[int, list[Door]] = {}
+        self._open_door: Callable[[ListeningSocket], Awaitable[Door]] | None = None
         self._contexts: dict[str, ssl.SSLContext] = {}
 
     def load_certificates(self) -> None:
@@ -72,12 +82,33 @@ class Acceptor:
             make: the protocol of a connection.
             handshakes: of those with TLS.
         """
+
+        async def open_door(listener: ListeningSocket) -> Door:
+            if listener.address not in self._contexts:
+                return await _serve(listener.sock, make, self._settings.backlog)
+            return SecureDoor(listener.sock, self._greeter(listener.address, make, handshakes), self._settings.backlog)
+
+        self._open_door = open_door
         for listener in self.listeners:
-            if listener.address in self._contexts:
-                greet = self._greeter(listener.address, make, handshakes)
-                self._doors.append(SecureDoor(listener.sock, greet, self._settings.backlog))
-            else:
-                self._doors.append(await _serve(listener.sock, make, self._settings.backlog))
+            self._doors.append(await open_door(listener))
+
+    async def stand_in(self, indices: Collection[int]) -> None:
+        """Accepts for these other workers as well, and for no others; with closed doors for nobody."""
+        for index in set(self._borrowed) - set(indices):
+            for door in self._borrowed.pop(index):
+                door.close()
+        for index in set(indices) - set(self._borrowed):
+            await self._borrow(self._spare.get(index, ()), self._borrowed.setdefault(index, []))
+
+    async def _borrow(self, listeners: Listeners, doors: list[Door]) -> None:
+        for listener in listeners:
+            if (open_door := self._open_door) is None:
+                return
+            door = await open_door(listener)
+            if open_door is self._open_door:
+                doors.append(door)
+            else:  # closed meanwhile
+                door.close()
 
     def _greeter(
         self, address: str, make: Callable[[], asyncio.BaseProtocol], handshakes: Handshakes
@@ -86,11 +117,11 @@ class Acceptor:
 
     def close(self) -> None:
         """Stops accepting: what another process accepts from the same sockets goes on."""
-        for door in self._doors:
+        for door in [*self._doors, *(each for doors in self._borrowed.values() for each in doors)]:
             door.close()
-        self._doors = []
-        close_listeners(self.listeners)
-        self.listeners = ()
+        self._doors, self._borrowed, self._open_door = [], {}, None
+        close_listeners([*self.listeners, *(each for listeners in self._spare.values() for each in listeners)])
+        self.listeners, self._spare = (), {}
 
 
 class Door(Protocol):

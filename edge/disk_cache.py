@@ -21,7 +21,7 @@ from typing import Final
 from cdn.errors import DocumentError, UsageError
 from cdn.hashing import Digest
 from edge.cache_file import FileFacts, read_facts
-from edge.cache_lock import TEMPORARY, CacheLock
+from edge.cache_lock import PATIENCE_SECONDS, TEMPORARY, CacheLock
 from edge.disk_room import DiskRoom, storage_error
 from edge.disk_trouble import DiskTrouble
 from edge.http_caching import StoredHead
@@ -138,8 +138,11 @@ class DiskCache:
 
     # ------------------------------------------------------------------------------------------------ life
 
-    def open(self) -> None:
+    def open(self, patience_seconds: float = 0.0) -> None:
         """Makes the directories and takes the cache; removes what an earlier run left unfinished.
+
+        Args:
+            patience_seconds: how long one that somebody has is waited for.
 
         Raises:
             UsageError: another edge uses it, or it cannot be made.
@@ -148,7 +151,7 @@ class DiskCache:
             for directory in (self._root, self._files, self._temporary):
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             if self._share.is_whole:
-                self._taken.take()
+                self._taken.take(patience_seconds)
             for left in self._temporary.glob(f"{self._share.index}-*"):
                 left.unlink()
             self.room.open()
@@ -170,12 +173,15 @@ class DiskCache:
         self._taken.close()
 
     def resume(self) -> None:
-        """Takes the cache back from a successor that did not start, if it was given away; raises as `open`."""
+        """Takes the cache back from a successor that did not start, if it was given away; `count` follows.
+
+        Raises:
+            UsageError: as `open`.
+        """
         if not self.room.is_retired:
             return
         self.room = self._make_room()
-        self.open()
-        self.room.count()
+        self.open(PATIENCE_SECONDS)
 
     def count(self) -> None:
         """Adds up what an earlier run left; meanwhile the cache is in use."""

@@ -21,18 +21,33 @@ from edge.collapsing import Flights
 from edge.disk_cache import OpenFile
 from edge.exchange import Channel, Exchange
 from edge.headers import Headers
+from edge.listeners import is_answered
 from edge.orders import Supplies
 from edge.protocol import Connection
 from edge.relayed_head import CLIENT_FIELD, FORGET, KEY_FIELD, REPOSITORY_FIELD, RESULT_FIELD
 from edge.request import Request
+from edge.shards import Share
 from edge.shared import Service, Shared
 
 SOCKET_PATH_BYTES_MAX: Final = 100
 
 
-def socket_path(directory: Path, index: int) -> str:
-    """Where a worker listens for the others."""
-    return str(directory / f"worker{index}.sock")
+def socket_path(directory: Path, share: Share, index: int) -> str:
+    """Where one of the workers listens for the others.
+
+    Args:
+        directory: the cache.
+        share: which worker asks.
+        index: of the worker that is asked.
+    """
+    return str(directory / f"worker{index}-{share.generation}.sock")
+
+
+def clear_sockets(directory: Path) -> None:
+    """Removes the sockets on which nobody listens any more, since a whole edge was killed."""
+    for path in directory.glob("worker*.sock"):
+        if not is_answered(path):
+            path.unlink(missing_ok=True)
 
 
 class InsideListener:
@@ -62,7 +77,7 @@ class InsideListener:
         if len(os.fsencode(self._path)) > SOCKET_PATH_BYTES_MAX:
             raise UsageError(
                 f"{self._path} is too long for the name of a socket: with several workers cache.directory "
-                f"has at most {SOCKET_PATH_BYTES_MAX - len('/worker99.sock')} bytes"
+                f"has at most {SOCKET_PATH_BYTES_MAX - len('/worker99-ffffff.sock')} bytes"
             )
         sock = socket.socket(socket.AF_UNIX)
         try:

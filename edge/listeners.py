@@ -21,8 +21,10 @@ from typing import Final
 
 from cdn.errors import UsageError
 from cdn.systemd import handed_descriptors
+from edge.config_checks import listen_address
 from edge.config_listen import ListenAddress, ListenSettings, SystemdName, TcpAddress, UnixAddress, parse_address
 
+ADMIN_BACKLOG: Final = 128
 _PROBE_SECONDS: Final = 1.0
 
 
@@ -160,6 +162,12 @@ def _open(text: str, settings: ListenSettings, count: int) -> list[ListeningSock
     return [ListeningSocket(text, each) for each in sockets]
 
 
+def open_admin(text: str) -> socket.socket:
+    """A listening socket for the operator's listener; raises as `open_tcp`."""
+    (sock,) = open_tcp(TcpAddress(*listen_address(text)), ADMIN_BACKLOG)
+    return sock
+
+
 def open_tcp(address: TcpAddress, backlog: int, *, count: int = 1) -> list[socket.socket]:
     """As many listening sockets for an address as asked for.
 
@@ -232,12 +240,13 @@ def _clear(path: Path) -> None:
         return
     if not stat.S_ISSOCK(facts.st_mode):
         raise UsageError(f"cannot listen on unix:{path}: a file that is no socket is there; remove it")
-    if _is_alive(path):
+    if is_answered(path):
         raise UsageError(f"cannot listen on unix:{path}: another process does")
     path.unlink(missing_ok=True)
 
 
-def _is_alive(path: Path) -> bool:
+def is_answered(path: Path) -> bool:
+    """Whether somebody listens on a Unix socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(_PROBE_SECONDS)
         try:

@@ -126,7 +126,7 @@ class Neighbours:
             clock=shared.clock,
             edge_name=shared.edge_name,
         )
-        self._listener = InsideListener(inside, socket_path(self._directory, self._share.index))
+        self._listener = InsideListener(inside, socket_path(self._directory, self._share, self._share.index))
         await self._listener.start()
 
     async def drain(self, deadline: float) -> None:

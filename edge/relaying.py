@@ -69,7 +69,7 @@ class Relay:
         owner = self._share.owner_of(destination.key)
         if owner == self._share.index or self._is_here(request, destination):
             return False
-        path = socket_path(self._directory, owner)
+        path = socket_path(self._directory, self._share, owner)
         is_safe = request.method in READING
         for is_fresh in (False, True) if is_safe else (True,):
             try:
@@ -143,7 +143,7 @@ class Relay:
     async def _tell(self, index: int, field: str, value: str) -> bool:
         connection = None
         try:
-            connection = await self._owners.take(socket_path(self._directory, index), is_fresh=True)
+            connection = await self._owners.take(socket_path(self._directory, self._share, index), is_fresh=True)
             await connection.write(forget_request(field, value))
             return read_relayed_head(await connection.head()).status == 204
         except (OSError, TransportError):

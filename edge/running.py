@@ -10,23 +10,15 @@ from pathlib import Path
 from typing import Final
 
 from cdn import daemon
-from cdn.errors import CdnError, TransportError, UsageError
+from cdn.errors import CdnError
 from cdn.telemetry import event
 from edge.config import EdgeConfig, load
 from edge.descriptors import take_all_descriptors
 from edge.garbage import settle
 from edge.listeners import open_listeners, systemd_listeners
 from edge.server import EdgeServer
-from edge.succession import (
-    PREPARED,
-    SERVING,
-    START_SECONDS,
-    VARIABLE,
-    YOURS,
-    Inheritance,
-    Successor,
-    take_inheritance,
-)
+from edge.succession import VARIABLE, Inheritance, take_inheritance
+from edge.upgrading import Upgrade
 
 KIND_OF_SERVICE: Final = "an edge"
 ADMIN_EXAMPLE: Final = "http://127.0.0.1:9154"
@@ -47,9 +39,18 @@ def run_until_stopped(config_path: Path, config: EdgeConfig, on_ready: Callable[
     if config.workers > 1:
         from edge.supervisor import Supervisor
 
-        daemon.run_until_stopped(lambda: Supervisor(config_path, config, stop_wanted=_end_ourselves), on_ready)
+        daemon.run_until_stopped(
+            lambda: Supervisor(config_path, config, _inherited(config), stop_wanted=_end_ourselves), on_ready
+        )
     else:
         daemon.run_until_stopped(lambda: _EdgeService(config_path, config), on_ready)
+
+
+def _inherited(config: EdgeConfig) -> Inheritance:
+    """What a predecessor or systemd handed over to this process."""
+    inheritance = take_inheritance(os.environ)
+    os.environ.pop(VARIABLE, None)
+    return inheritance or Inheritance(listeners=systemd_listeners(config.listen, os.environ, os.getpid()))
 
 
 def _end_ourselves() -> None:
@@ -57,29 +58,26 @@ def _end_ourselves() -> None:
 
 
 class _EdgeService:
-    """A `daemon.Service`, and `daemon.Upgradable`."""
+    """A `daemon.Service`, and `daemon.Upgradable`, of one process."""
 
     def __init__(self, config_path: Path, config: EdgeConfig) -> None:
         self._config_path = config_path
         self._config = config
-        self.successor: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._upgrading = asyncio.Lock()
-        self._inheritance = take_inheritance(os.environ)
-        os.environ.pop(VARIABLE, None)
-        self._server = self._make_server(self._inheritance)
+        self._inheritance = inheritance = _inherited(config)
+        self._server = self._make_server(inheritance)
+        self._upgrade = Upgrade(self._server, config.admin.listen)
+        self.successor = self._upgrade.successor
 
-    def _make_server(self, inheritance: Inheritance | None) -> EdgeServer:
-        listen, admin = self._config.listen, self._config.admin.listen
-        handed = systemd_listeners(listen, os.environ, os.getpid()) if inheritance is None else inheritance.listeners
-        (listeners,) = open_listeners(listen, handed=handed)
-        if inheritance is not None:
-            inheritance.close_unused(listeners)
+    def _make_server(self, inheritance: Inheritance) -> EdgeServer:
+        (listeners,) = open_listeners(self._config.listen, handed=inheritance.listeners)
+        inheritance.close_unused(listeners)
         return EdgeServer(
             self._config,
             listeners=listeners,
-            admin_socket=None if inheritance is None else inheritance.admin_socket(admin),
-            before_cache=None if inheritance is None else inheritance.take_cache,
-            stop_wanted=lambda: os.kill(os.getpid(), signal.SIGTERM),
+            admin_socket=inheritance.admin_socket(self._config.admin.listen),
+            before_cache=inheritance.take_cache,
+            cache_patience_seconds=inheritance.patience_seconds,
+            stop_wanted=_end_ourselves,
             more_commands={"upgrade": self._upgrade_command},
         )
 
@@ -87,8 +85,7 @@ class _EdgeService:
         server = self._server
         await server.start()
         settle()
-        if self._inheritance is not None:
-            self._inheritance.serve()
+        self._inheritance.serve()
         sentences = ["answering on " + ", ".join(server.places)]
         if server.admin_address is not None:
             sentences.append("status and metrics on {} port {}".format(*server.admin_address))
@@ -103,43 +100,11 @@ class _EdgeService:
             event("edge.reload.refused", level="error", reason=str(error))
 
     async def upgrade(self) -> None:
-        """Has a successor take over.
+        """Has a successor take over; raises as `Upgrade.run`."""
+        await self._upgrade.run()
 
-        Raises:
-            UsageError: that did not succeed; this process goes on as before.
-        """
-        if self._upgrading.locked() or self.successor.done() or self._server.is_draining:
-            raise UsageError("the edge is being upgraded or drained already")
-        async with self._upgrading:
-            server = self._server
-            event("edge.upgrade.started")
-            successor = await asyncio.to_thread(
-                Successor.start, server.sockets, server.admin_socket, self._config.admin.listen
-            )
-            await self._hand_over(successor)
-            server.has_successor = True
-            event("edge.upgrade.succeeded", pid=successor.pid)
-            successor.leave()
-            self.successor.set_result(successor.pid)
-
-    async def _hand_over(self, successor: Successor) -> None:
-        try:
-            await successor.talk.hear(PREPARED, START_SECONDS)
-            await asyncio.to_thread(self._server.retire_cache)
-            successor.talk.say(YOURS)
-            await successor.talk.hear(SERVING, START_SECONDS)
-        except BaseException as error:
-            status = await asyncio.to_thread(successor.end)
-            await asyncio.to_thread(self._server.resume_cache)
-            if not isinstance(error, TransportError):
-                raise
-            raise UsageError(
-                f"the successor did not take over (exit status {status}, {error}); this edge goes on as before"
-            ) from error
-
-    async def _upgrade_command(self, _document: dict[str, object]) -> dict[str, object]:
-        await self.upgrade()
-        return {"pid": self.successor.result()}
+    async def _upgrade_command(self, order: dict[str, object]) -> dict[str, object]:
+        return await self._upgrade.command(order)
 
     def is_healthy(self) -> bool:
         return self._server.is_healthy

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Final
 
@@ -23,11 +23,10 @@ from cdn.transport.base import Fetcher
 from edge.accepting import Acceptor
 from edge.background import Background, measure_lag, scrub
 from edge.config import EdgeConfig
-from edge.config_checks import listen_address
 from edge.config_listen import TcpAddress
 from edge.description import described, gauges_of
 from edge.draining import Drain, Phase, parse_drain_order
-from edge.listeners import Listeners, bound_address, open_listeners, open_tcp
+from edge.listeners import Listeners, bound_address, open_admin, open_listeners
 from edge.metrics import render_metrics
 from edge.naming import own_name, place_of
 from edge.parts import Parts, build_parts
@@ -37,7 +36,6 @@ from edge.shards import WHOLE, Share
 from edge.statistics import Statistics
 from edge.tls import Handshakes
 
-ADMIN_BACKLOG: Final = 128
 CHECK_SECONDS: Final = 1.0
 SCRUB_PAUSE_SECONDS: Final = 60.0
 """Between one pass over the cache and the next."""
@@ -57,7 +55,9 @@ class EdgeServer:
         stop_wanted: told when an operator wants the process to end.
         admin_socket: where operators ask, closed when it stops; opened by itself if None.
         before_cache: waited for before the cache is taken.
+        cache_patience_seconds: how long the cache is waited for, if somebody has it.
         more_commands: what else operators can have done.
+        spare: where it accepts connections for other workers, when it is told to; closed with the others.
     """
 
     def __init__(
@@ -71,7 +71,9 @@ class EdgeServer:
         stop_wanted: Callable[[], None] = lambda: None,
         admin_socket: socket.socket | None = None,
         before_cache: Callable[[], Awaitable[None]] | None = None,
+        cache_patience_seconds: float = 0.0,
         more_commands: Mapping[str, Command] | None = None,
+        spare: Mapping[int, Listeners] | None = None,
     ) -> None:
         self._config = config
         self._share = share
@@ -79,6 +81,7 @@ class EdgeServer:
         self._fetcher = fetcher
         self.statistics = Statistics()
         self._listeners = listeners
+        self._spare = spare or {}
         self._acceptor: Acceptor | None = None
         self._handshakes: Handshakes | None = None
         self._admin: HttpListener | None = None
@@ -94,6 +97,7 @@ class EdgeServer:
         self._is_stopping = False
         self.admin_socket = admin_socket
         self._before_cache = before_cache
+        self._cache_patience_seconds = cache_patience_seconds
         self._more_commands = more_commands or {}
         self._drain: Drain | None = None
         self.has_successor = False
@@ -132,7 +136,7 @@ class EdgeServer:
             self._build()
             if self._before_cache is not None:
                 await self._before_cache()
-            await asyncio.to_thread(self.parts.supplies.disk.open)
+            await asyncio.to_thread(self.parts.supplies.disk.open, self._cache_patience_seconds)
             await self.parts.start()
             await self._listen()
             await self._start_admin()
@@ -206,6 +210,16 @@ class EdgeServer:
             "seconds_max": limits.drain_delay + limits.drain_timeout,
         }
 
+    def leave(self, delay_seconds: float) -> None:
+        """Takes it out of service in so many seconds."""
+        if self._drain is not None:
+            _ = self._drain.begin(delay_seconds=delay_seconds, timeout_seconds=self._config.limits.drain_timeout)
+
+    async def stand_in(self, indices: Collection[int]) -> None:
+        """Accepts from now on for these other workers as well, and for no others."""
+        if self._acceptor is not None:
+            await self._acceptor.stand_in(indices)
+
     @property
     def phase(self) -> Phase:
         """How far it is on its way out."""
@@ -219,17 +233,19 @@ class EdgeServer:
             await self._admin.stop()
             self._admin = None
 
-    def retire_cache(self) -> None:
+    async def retire_cache(self) -> None:
         """Leaves the cache to a successor; what is cached is still served."""
-        self.parts.supplies.disk.retire()
+        await asyncio.to_thread(self.parts.supplies.disk.retire)
 
-    def resume_cache(self) -> None:
-        """Takes the cache back.
+    async def resume_cache(self) -> None:
+        """Takes the cache back, if it was left.
 
         Raises:
             UsageError: it cannot be had.
         """
-        self.parts.supplies.disk.resume()
+        disk = self.parts.supplies.disk
+        await asyncio.to_thread(disk.resume)
+        self._background.look_after(lambda: asyncio.to_thread(disk.count))
 
     @property
     def sockets(self) -> Listeners:
@@ -277,7 +293,7 @@ class EdgeServer:
     def _bind(self) -> None:
         settings = self._config.listen
         listeners = open_listeners(settings)[0] if self._listeners is None else self._listeners
-        self._acceptor = Acceptor(settings, listeners, self._clock)
+        self._acceptor = Acceptor(settings, listeners, self._clock, self._spare)
         bound = [bound_address(each.sock) for each in listeners]
         self.addresses = tuple((each.host, each.port) for each in bound if isinstance(each, TcpAddress))
         self.listening = tuple(each.text for each in listeners)
@@ -313,8 +329,7 @@ class EdgeServer:
                 )
             )
             if self.admin_socket is None:
-                address = TcpAddress(*listen_address(self._config.admin.listen))
-                (self.admin_socket,) = open_tcp(address, ADMIN_BACKLOG)
+                self.admin_socket = open_admin(self._config.admin.listen)
             await admin.start_on(self.admin_socket.dup())
             self._admin, self.admin_address = admin, admin.address
 

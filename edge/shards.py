@@ -53,10 +53,12 @@ class Share:
     Args:
         index: of the worker, from 0.
         count: how many workers there are.
+        generation: what the workers of one supervisor have in common, and those of its successor have not.
     """
 
     index: int = 0
     count: int = 1
+    generation: str = ""
 
     @property
     def is_whole(self) -> bool:

@@ -25,6 +25,7 @@ from typing import Final
 
 from cdn.errors import TransportError, UsageError
 from cdn.systemd import successor_environment
+from edge.cache_lock import PATIENCE_SECONDS
 from edge.listeners import Listeners, ListeningSocket, adopt
 
 VARIABLE: Final = "STRATOCAST_SUCCESSION"
@@ -144,14 +145,19 @@ class Inheritance:
     """What a predecessor handed over.
 
     Args:
-        talk: to it.
-        listeners: its listening sockets.
-        admin: that of its operator's listener, by address.
+        talk: to it; None if systemd handed the sockets over, or nobody did.
+        listeners: the listening sockets.
+        admin: that of the operator's listener, by address.
     """
 
-    talk: Talk
-    listeners: Listeners
-    admin: ListeningSocket | None
+    talk: Talk | None = None
+    listeners: Listeners = ()
+    admin: ListeningSocket | None = None
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long to wait for the cache, which a predecessor that was killed has until its workers noticed."""
+        return 0.0 if self.talk is None else PATIENCE_SECONDS
 
     def admin_socket(self, address: str) -> socket.socket | None:
         """The operator's socket for an address; one for another is closed."""
@@ -171,14 +177,21 @@ class Inheritance:
 
     async def take_cache(self) -> None:
         """Waits until the predecessor lets go of the cache; if that has ended, it is free as well."""
+        if self.talk is None:
+            return
         self.talk.say(PREPARED)
         with suppress(TransportError):
             await self.talk.hear(YOURS, START_SECONDS)
 
     def serve(self) -> None:
         """Says that requests are answered from now on."""
-        self.talk.say(SERVING)
-        self.talk.close()
+        if self.talk is not None:
+            self.talk.say(SERVING)
+            self.talk.close()
+
+
+NOTHING: Final = Inheritance()
+"""What a process has that nobody started for this."""
 
 
 def take_inheritance(environment: Mapping[str, str]) -> Inheritance | None:

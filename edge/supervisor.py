@@ -7,7 +7,9 @@ wait for a worker that died are taken by its successor.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+import socket
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
@@ -16,15 +18,18 @@ from cdn.clock import Clock, SystemClock
 from cdn.daemon import HttpListener, operator_application
 from cdn.errors import CdnError, TransportError, UsageError
 from cdn.telemetry import event
-from edge.cache_lock import CacheLock
+from edge.cache_lock import PATIENCE_SECONDS, CacheLock
 from edge.channel import packed
 from edge.config import EdgeConfig, load
-from edge.config_checks import listen_address
 from edge.draining import parse_drain_order
-from edge.listeners import Listeners, ListeningSocket, close_listeners, open_listeners
+from edge.inside import clear_sockets
+from edge.listeners import Listeners, close_listeners, open_admin, open_listeners
 from edge.merging import Tally, merged_values
 from edge.readiness import why_not_ready
 from edge.shards import Share
+from edge.standing_in import stand_ins
+from edge.succession import NOTHING, Inheritance
+from edge.upgrading import Upgrade
 from edge.worker_config import reloaded, worker_config
 from edge.worker_process import WorkerProcess
 
@@ -44,7 +49,7 @@ class Supervisor:
     Args:
         config_path: what to read again at a reload.
         config: what it is told first.
-        handed: listening sockets that were handed over.
+        inheritance: what was handed over.
         stop_wanted: called when an operator wants the service to end.
         clock: the time.
     """
@@ -53,16 +58,17 @@ class Supervisor:
         self,
         config_path: Path,
         config: EdgeConfig,
+        inheritance: Inheritance = NOTHING,
         *,
         stop_wanted: Callable[[], None] = lambda: None,
-        handed: Sequence[ListeningSocket] = (),
         clock: Clock | None = None,
     ) -> None:
         self._config_path = config_path
         self._config = config
-        self._handed = handed
+        self._inheritance = inheritance
         self._stop_wanted = stop_wanted
         self._closing: asyncio.Task[None] | None = None
+        self._closes_at = 0.0
         self._clock = clock or SystemClock()
         self._lock = CacheLock(config.cache.directory)
         self._listeners: tuple[Listeners, ...] = ()
@@ -73,6 +79,13 @@ class Supervisor:
         self._admin: HttpListener | None = None
         self._is_stopping = False
         self._are_doors_closed = False
+        self._workers_changed = asyncio.Event()
+        self._replacing = asyncio.Lock()
+        self._is_retired = False
+        self._upgrade = Upgrade(self, config.admin.listen)
+        self.successor = self._upgrade.successor
+        self.has_successor = False
+        self.admin_socket: socket.socket | None = None
 
     # ------------------------------------------------------------------------------------------------ life
 
@@ -83,8 +96,8 @@ class Supervisor:
             UsageError: an address, the cache or a worker cannot be had.
         """
         try:
-            self._listeners = open_listeners(self._config.listen, count=self._config.workers, handed=self._handed)
-            await asyncio.to_thread(self._lock.take)
+            self._open_listeners()
+            await self._take_cache()
             for index in range(self._config.workers):
                 await self._spawn(index)
             told = await asyncio.gather(*(worker.ready() for worker in self._workers.values()))
@@ -93,17 +106,37 @@ class Supervisor:
             await self._abandon()
             raise
         self._keeping = [asyncio.create_task(self._keep(index)) for index in self._workers]
-        self._keeping.append(asyncio.create_task(self._poll_on()))
+        self._keeping += [asyncio.create_task(self._poll_on()), asyncio.create_task(self._cover_on())]
+        self._inheritance.serve()
         event("edge.supervisor.started", workers=[worker.pid for worker in self._workers.values()])
         sentences = ["answering on " + ", ".join(told[0]["places"]), f"{self._config.workers} workers"]
         if self._admin is not None:
             sentences.append("status and metrics on {} port {}".format(*self._admin.address))
         return sentences
 
+    def _open_listeners(self) -> None:
+        inheritance, config = self._inheritance, self._config
+        self._listeners = open_listeners(config.listen, count=config.workers, handed=inheritance.listeners)
+        inheritance.close_unused(self.sockets)
+        self.admin_socket = inheritance.admin_socket(config.admin.listen)
+
+    async def _take_cache(self) -> None:
+        await self._inheritance.take_cache()
+        await asyncio.to_thread(self._lock.take, self._inheritance.patience_seconds)
+        await asyncio.to_thread(clear_sockets, self._config.cache.directory)
+
+    @property
+    def sockets(self) -> Listeners:
+        """All listening sockets that are open, each once."""
+        return tuple({each.sock: each for listeners in self._listeners for each in listeners}.values())
+
+    def _share(self, index: int) -> Share:
+        return Share(index, self._config.workers, f"{os.getpid():x}")
+
     async def _spawn(self, index: int) -> WorkerProcess:
-        share = Share(index, self._config.workers)
+        share = self._share(index)
         worker = await WorkerProcess.start(
-            worker_config(self._config, share), share, self._listeners[index], self._lock.descriptor
+            worker_config(self._config, share), share, self._listeners, self._lock.descriptor
         )
         self._workers[index] = worker
         return worker
@@ -114,14 +147,13 @@ class Supervisor:
         for worker in self._workers.values():
             worker.kill()
         await asyncio.gather(*(worker.ended() for worker in self._workers.values()))
-        if self._admin is not None:
-            await self._admin.stop()
+        await self._stop_admin()
         if self._closing is not None:
             self._closing.cancel()
         self._let_go()
 
     def _let_go(self) -> None:
-        close_listeners(each for listeners in self._listeners for each in listeners)
+        close_listeners(self.sockets)
         self._listeners = ()
         self._lock.close()
 
@@ -130,7 +162,11 @@ class Supervisor:
         event("edge.server.stopping")
         self._is_stopping = True
         self._close_doors_later()
+        if self.has_successor:
+            await self._broadcast("succeeded")
         await self._broadcast("stop")
+        if self.has_successor:
+            await self._stop_admin()
         limits = self._config.limits
         ends = [asyncio.ensure_future(worker.ended()) for worker in self._workers.values()]
         if ends:
@@ -146,12 +182,14 @@ class Supervisor:
     def _close_doors_later(self) -> None:
         """Closes the listening sockets when the workers do; while one process has them, nobody would be refused."""
         if self._closing is None:
-            self._closing = asyncio.create_task(self._close_doors())
+            delay_seconds = 0.0 if self.has_successor else self._config.limits.drain_delay
+            self._closes_at = self._clock.monotonic() + delay_seconds
+            self._closing = asyncio.create_task(self._close_doors(delay_seconds))
 
-    async def _close_doors(self) -> None:
-        await asyncio.sleep(self._config.limits.drain_delay)
+    async def _close_doors(self, delay_seconds: float) -> None:
+        await asyncio.sleep(delay_seconds)
         self._are_doors_closed = True
-        close_listeners(each for listeners in self._listeners for each in listeners)
+        close_listeners(self.sockets)
 
     async def reload(self) -> None:
         """Has every worker serve by the configuration as it is now, or with a mistake in it, none."""
@@ -163,7 +201,7 @@ class Supervisor:
             await self._broadcast("refused")
             return
         for index, worker in list(self._workers.items()):
-            share = Share(index, self._config.workers)
+            share = self._share(index)
             with suppress(CdnError):  # a worker that is gone is replaced by one that knows
                 await worker.call("reload", {"config": packed(worker_config(config, share))})
         self._config = reloaded(self._config, config)
@@ -171,6 +209,52 @@ class Supervisor:
     def is_healthy(self) -> bool:
         """Whether somebody answers requests."""
         return any(worker.is_ready for worker in self._workers.values())
+
+    # ------------------------------------------------------------------------------------------------ being replaced
+
+    async def upgrade(self) -> None:
+        """Has a successor take over; raises as `Upgrade.run`."""
+        await self._upgrade.run()
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether it is leaving."""
+        return self._closing is not None or self._is_stopping
+
+    async def retire_cache(self) -> None:
+        """Leaves the cache to a successor; until that has it, or it is taken back, no worker is replaced.
+
+        Raises:
+            TransportError: a worker does not answer.
+        """
+        await self._replacing.acquire()
+        self._is_retired = True
+        alive = [worker for worker in self._workers.values() if worker.is_ready]
+        for answer in await asyncio.gather(*(worker.call("retire") for worker in alive), return_exceptions=True):
+            if isinstance(answer, BaseException):
+                raise answer
+        self._lock.release()
+
+    async def resume_cache(self) -> None:
+        """Takes the cache back, if it was left.
+
+        Raises:
+            UsageError: it cannot be had.
+        """
+        if not self._is_retired:
+            return
+        try:
+            await self._take_back()
+            resumed = await self._broadcast("resume")
+            for worker in [each for index, each in self._workers.items() if index not in resumed]:
+                worker.kill()
+        finally:
+            self._is_retired = False
+            self._replacing.release()
+
+    async def _take_back(self) -> None:
+        if not self._lock.is_held:
+            await asyncio.to_thread(self._lock.take, PATIENCE_SECONDS)
 
     # ------------------------------------------------------------------------------------------------ replacing
 
@@ -184,6 +268,7 @@ class Supervisor:
                 return
             self._tally.depart(index)
             self._deaths += 1
+            self._workers_changed.set()
             if self._are_doors_closed:  # a successor would have nothing to do
                 return
             pause = PAUSE_SECONDS if self._clock.monotonic() - born_at > STEADY_SECONDS else pause
@@ -193,16 +278,38 @@ class Supervisor:
             await self._replace(index)
 
     async def _replace(self, index: int) -> None:
-        if self._is_stopping or self._are_doors_closed:
-            return
-        try:
-            worker = await self._spawn(index)
-            await worker.ready()
-        except CdnError as error:
-            event("edge.worker.failed", level="error", worker=index, reason=str(error))
-            self._workers[index].kill()
-        else:
-            event("edge.worker.replaced", worker=index, pid=worker.pid)
+        async with self._replacing:
+            if self._is_stopping or self._are_doors_closed:
+                return
+            try:
+                await self._take_back()
+                worker = await self._spawn(index)
+                await worker.ready()
+                if self._closing is not None:
+                    await worker.call("leave", {"delay_seconds": max(0.0, self._closes_at - self._clock.monotonic())})
+            except CdnError as error:
+                event("edge.worker.failed", level="error", worker=index, reason=str(error))
+                self._workers[index].kill()
+            else:
+                self._workers_changed.set()
+                event("edge.worker.replaced", worker=index, pid=worker.pid)
+
+    async def _cover_on(self) -> None:
+        """Has the workers that are left accept for those that are gone."""
+        told: dict[int, tuple[int, ...]] = {}
+        while True:
+            await self._workers_changed.wait()
+            self._workers_changed.clear()
+            ready = [index for index, worker in self._workers.items() if worker.is_ready]
+            living = {self._workers[index].pid: index for index in ready}
+            told = {pid: others for pid, others in told.items() if pid in living}
+            wanted = stand_ins(ready, self._config.workers)
+            for pid, index in living.items():
+                if wanted[index] != told.get(pid, ()):
+                    with suppress(CdnError):  # one that is gone is stood in for next
+                        await self._workers[index].call("stand_in", {"for": wanted[index]})
+                        told[pid] = wanted[index]
+                        event("edge.worker.stands_in", worker=index, others=list(wanted[index]))
 
     # ------------------------------------------------------------------------------------------------ the operator
 
@@ -214,11 +321,21 @@ class Supervisor:
                     metrics=self.metrics,
                     is_ready=lambda: not self._why_not_ready(),
                     why_not_ready=self._why_not_ready,
-                    commands={"purge": self.purge, "drain": self.drain},
+                    commands={"purge": self.purge, "drain": self.drain, "upgrade": self._upgrade.command},
                 )
             )
-            await admin.start(*listen_address(self._config.admin.listen))
+            if self.admin_socket is None:
+                self.admin_socket = open_admin(self._config.admin.listen)
+            await admin.start_on(self.admin_socket.dup())
             self._admin = admin
+
+    async def _stop_admin(self) -> None:
+        if self.admin_socket is not None:
+            self.admin_socket.close()
+            self.admin_socket = None
+        if self._admin is not None:
+            await self._admin.stop()
+            self._admin = None
 
     @property
     def _is_complete(self) -> bool:
@@ -241,7 +358,12 @@ class Supervisor:
         parsed, limits = parse_drain_order(order), self._config.limits
         if parsed.undo and (self._is_stopping or self._are_doors_closed):
             raise UsageError("it is too late to serve again: the edge accepts no more connections")
-        result = await self.command("drain", {"undo": parsed.undo})
+        try:
+            result = await self.command("drain", {"undo": parsed.undo})
+        except UsageError:
+            if parsed.undo:  # too late for one, and so for all
+                await self._broadcast("leave", {"delay_seconds": 0.0})
+            raise
         if not parsed.undo:
             self._close_doors_later()
         elif self._closing is not None:

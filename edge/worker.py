@@ -11,7 +11,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -20,7 +20,7 @@ from cdn.telemetry import Level, event, install_sink
 from cdn.transport.loop import run
 from edge.channel import Channel, unpacked
 from edge.garbage import settle
-from edge.listeners import adopt
+from edge.listeners import Listeners, ListeningSocket, adopt
 from edge.server import EdgeServer
 from edge.shards import Share
 
@@ -49,6 +49,11 @@ class Worker:
             "reload": self._reload,
             "refused": self._refused,
             "reopen": self._reopen,
+            "retire": self._retire,
+            "resume": self._resume,
+            "stand_in": self._stand_in,
+            "leave": self._leave,
+            "succeeded": self._succeeded,
             "stop": self._stop,
         }
 
@@ -118,6 +123,26 @@ class Worker:
         self._server.reopen_log()
         return None
 
+    async def _retire(self, _given: dict[str, Any]) -> object:
+        await self._server.retire_cache()
+        return None
+
+    async def _resume(self, _given: dict[str, Any]) -> object:
+        await self._server.resume_cache()
+        return None
+
+    async def _stand_in(self, given: dict[str, Any]) -> object:
+        await self._server.stand_in(given["for"])
+        return None
+
+    async def _leave(self, given: dict[str, Any]) -> object:
+        self._server.leave(given["delay_seconds"])
+        return None
+
+    async def _succeeded(self, _given: dict[str, Any]) -> object:
+        self._server.has_successor = True
+        return None
+
     async def _stop(self, _given: dict[str, Any]) -> object:
         self._stopped.set()
         return None
@@ -138,17 +163,27 @@ def _tell_over(channel: Channel, level: Level, index: int) -> None:
     install_sink(sink, level)
 
 
+def _adopted(numbers: Sequence[tuple[str, int]], known: dict[int, ListeningSocket]) -> Listeners:
+    """The sockets with these numbers; several workers may accept from one of them."""
+    for address, number in numbers:
+        if number not in known:
+            known[number] = adopt(address, number)
+    return tuple(known[number] for _, number in numbers)
+
+
 async def _serve(descriptor: int) -> int:
     channel = await Channel.over(socket.socket(fileno=descriptor))
     first = await channel.receive()
     if first is None:
         return _EXIT_FAILED
     start = first["start"]
-    share = Share(start["index"], start["count"])
+    share = Share(start["index"], start["count"], start["generation"])
     if start["level"] is not None:
         _tell_over(channel, start["level"], share.index)
-    listeners = tuple(adopt(address, number) for address, number in start["listeners"])
-    server = EdgeServer(unpacked(start["config"]), listeners=listeners, share=share)
+    inherited: dict[int, ListeningSocket] = {}
+    listeners = _adopted(start["listeners"], inherited)
+    spare = {int(index): _adopted(numbers, inherited) for index, numbers in start["spare"].items()}
+    server = EdgeServer(unpacked(start["config"]), listeners=listeners, share=share, spare=spare)
     worker = Worker(channel, server)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker.drain)

@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -55,17 +55,23 @@ class WorkerProcess:
         return self._ready.done() and self._ready.exception() is None and self._process.returncode is None
 
     @classmethod
-    async def start(cls, config: EdgeConfig, share: Share, listeners: Listeners, lock: int) -> WorkerProcess:
+    async def start(cls, config: EdgeConfig, share: Share, listeners: Sequence[Listeners], lock: int) -> WorkerProcess:
         """Starts a worker; `ready` says when it answers requests.
 
         Args:
             config: what it is told.
             share: which worker it is.
-            listeners: where it accepts connections.
+            listeners: where each worker accepts connections; it does so for others when it is told to.
             lock: the descriptor that holds the cache; inherited, so that the cache is free when all are gone.
         """
         ours, theirs = socket.socketpair()
-        numbers = [(each.address, each.sock.fileno()) for each in listeners]
+        own = _numbers(listeners[share.index])
+        spare = {
+            index: [number for number in _numbers(each) if number not in own]
+            for index, each in enumerate(listeners)
+            if index != share.index
+        }
+        inherited = {number for numbers in (own, *spare.values()) for _, number in numbers}
         environment = successor_environment(os.environ)
         try:
             process = await asyncio.create_subprocess_exec(
@@ -75,7 +81,7 @@ class WorkerProcess:
                 "edge.worker",
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), lock, *(number for _, number in numbers)),
+                pass_fds=(theirs.fileno(), lock, *inherited),
                 env={name: value for name, value in environment.items() if name not in _NOT_INHERITED},
             )
         except OSError as error:
@@ -89,8 +95,10 @@ class WorkerProcess:
                 "start": {
                     "index": share.index,
                     "count": share.count,
+                    "generation": share.generation,
                     "level": heard_level(),
-                    "listeners": numbers,
+                    "listeners": own,
+                    "spare": spare,
                     "config": packed(config),
                 }
             }
@@ -174,3 +182,7 @@ class WorkerProcess:
 
     def _gone(self) -> CdnError:
         return TransportError(f"worker {self.index}", "it is gone")
+
+
+def _numbers(listeners: Listeners) -> list[tuple[str, int]]:
+    return [(each.address, each.sock.fileno()) for each in listeners]

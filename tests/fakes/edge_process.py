@@ -6,6 +6,7 @@ import asyncio
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -50,11 +51,25 @@ class Process:
             return reply.read().decode()
 
 
+_AS_SYSTEMD = """
+import os, sys
+os.dup2({}, 3)
+os.environ |= {{"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAMES": "http"}}
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
 @asynccontextmanager
-async def running(path: Path):
-    command = [sys.executable, "-m", "cdn", "edge", "run", "--config", str(path), "--log-format", "json"]
+async def running(path: Path, handed: socket.socket | None = None):
+    """An edge; with a socket that is handed over as systemd does it, by the name ``http``."""
+    command = ["-m", "cdn", "edge", "run", "--config", str(path), "--log-format", "json"]
+    starter = [] if handed is None else ["-c", _AS_SYSTEMD.format(handed.fileno())]
     process = subprocess.Popen(  # noqa: ASYNC220 -- it takes no time worth speaking of
-        command, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"}
+        [sys.executable, *starter, *command],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        pass_fds=() if handed is None else (handed.fileno(),),
     )
     try:
         yield await asyncio.to_thread(Process, process)

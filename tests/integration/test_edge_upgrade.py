@@ -4,19 +4,17 @@ import asyncio
 import os
 import signal
 import sys
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import pytest
-from click.testing import CliRunner
 
 from cdn.errors import UsageError
-from edge.cli import edge as edge_command
 from edge.config import load
 from edge.running import _EdgeService
 from tests.fakes.edge import Client, object_of, until
 from tests.fakes.edge_process import running, write_config
+from tests.fakes.edge_upgrades import Load, is_running, kept_track_of, upgrade
 from tests.fakes.origin import Reply, running_origin
-from tests.fakes.reporting import RecordingOutput
 
 BODIES = [os.urandom(size) for size in (100, 5_000, 60_000, 1_200_000, 2_500_000)]
 FOLLOWS = "[limits]\ndrain_timeout = 20\n"
@@ -30,92 +28,22 @@ async def origin():
         yield origin
 
 
-async def upgrade(admin: str) -> int:
-    out = RecordingOutput()
-    result = await asyncio.to_thread(CliRunner().invoke, edge_command, ("upgrade", "--admin", admin), obj=out)
-    if result.exception is not None:
-        raise result.exception
-    return out.document["pid"]
-
-
-class Load:
-    """Clients that ask without pause, each on a connection that it keeps as long as it may."""
-
-    def __init__(self, address: tuple[str, int], count: int) -> None:
-        self._address = address
-        self._is_over = False
-        self.answers = self.connections = 0
-        self._tasks = [asyncio.create_task(self._ask_on(number)) for number in range(count)]
-
-    async def _ask_on(self, number: int) -> None:
-        turn = number
-        while not self._is_over:
-            self.connections += 1
-            async with Client(self._address) as client:
-                is_kept = True
-                while is_kept and not self._is_over:
-                    body = BODIES[turn % len(BODIES)]
-                    turn += 1
-                    answer = await client.get(object_of(body))
-                    assert (answer.status, answer.is_whole) == (200, True)
-                    assert answer.body == body
-                    self.answers += 1
-                    is_kept = answer.headers.get("connection") != "close"
-
-    async def grows(self, by: int) -> None:
-        """Waits for answers; a client that failed ends the wait."""
-        goal = self.answers + by
-        await until(lambda: self.answers >= goal or any(task.done() for task in self._tasks))
-
-    async def end(self) -> None:
-        self._is_over = True
-        await asyncio.gather(*self._tasks)
-
-
-@asynccontextmanager
-async def kept_track_of(pids: list[int]):
-    """Ends processes that are no children of this one."""
-    try:
-        yield
-    finally:
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-
-def is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
 async def test_upgrades_in_a_row_under_load_lose_nothing(tmp_path, origin):
     pids: list[int] = []
     async with running(write_config(tmp_path, origin.url, FOLLOWS)) as edge, kept_track_of(pids):
-        load = Load(edge.address, 8)
+        load = Load(edge.address, 8, BODIES)
         await load.grows(25)
         for _ in range(3):
             pids.append(await upgrade(edge.admin))
             await load.grows(25)
         assert await asyncio.to_thread(edge.process.wait, 30) == 0
-        await until(lambda: not is_alive_child(pids[0]))
+        await until(lambda: not is_running(pids[0]))
         await load.grows(25)
         await load.end()
         assert len(set(pids)) == 3
         assert all(origin.count(object_of(body)) == 1 for body in BODIES)
         os.kill(pids[-1], signal.SIGTERM)
         await asyncio.to_thread(edge._reading.join, 30)
-
-
-def is_alive_child(pid: int) -> bool:
-    """Whether a process runs; one that has ended and that nobody waited for does not."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 async def test_a_signal_upgrades_too_and_an_answer_under_way_is_finished_by_the_old_process(tmp_path, origin):
@@ -204,14 +132,14 @@ async def test_while_a_successor_has_the_cache_nothing_is_stored_and_everything_
             await client.get(object_of(BODIES[4]))
             await until(lambda: not len(server.parts.flights))
             stored = sorted((tmp_path / "cache" / "v1").rglob("*"))
-            server.retire_cache()
+            await server.retire_cache()
             for body in BODIES:
                 for _ in range(2):
                     assert (await client.get(object_of(body))).body == body
             await until(lambda: not len(server.parts.flights))
             assert sorted((tmp_path / "cache" / "v1").rglob("*")) == stored
             assert origin.count(object_of(BODIES[4])) == 1
-            server.resume_cache()
+            await server.resume_cache()
             assert (await client.get(object_of(BODIES[3]))).body == BODIES[3]
             await until(lambda: not len(server.parts.flights))
             assert sorted((tmp_path / "cache" / "v1").rglob("*")) != stored
