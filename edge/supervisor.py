@@ -1,7 +1,7 @@
 """An edge of several workers as one service: starts them, replaces those that die, and speaks for all of them.
 
 The listening sockets and the lock of the cache are opened here and inherited. They stay open here, so connections that
-wait for a worker that died are taken by its successor.
+wait for a worker that died are taken by another one, or by its successor.
 """
 
 from __future__ import annotations

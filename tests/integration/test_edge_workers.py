@@ -219,9 +219,19 @@ async def test_a_drain_is_announced_can_be_undone_and_closes_the_doors_of_all(tm
         assert (await asked(edge))["draining"]
         assert {(await get(edge, "/healthz")).status for _ in range(12)} == {503}
         assert (await get(edge, object_of(SMALL))).body == SMALL
+        os.kill((await pids(edge))[0], signal.SIGKILL)  # its successor leaves as well
+        await asyncio.to_thread(edge.wait_for, "edge.worker.replaced")
+        assert {(await get(edge, "/healthz")).status for _ in range(12)} == {503}
         assert (await command(edge, "drain", undo=True))["phase"] == "serving"
         assert {(await get(edge, "/healthz")).status for _ in range(12)} == {200}
     async with running(write_config(tmp_path, origin.url, workers=2)) as edge:
+        await command(edge, "drain")
+        await asyncio.to_thread(edge.wait_for, r'(?s)"drained".*"drained"')
+        with pytest.raises(ConnectionRefusedError):
+            await get(edge, object_of(SMALL))
+        with pytest.raises(urllib.error.HTTPError) as late:
+            await command(edge, "drain", undo=True)
+        late.value.close()
         assert (await command(edge, "drain", stop=True))["seconds_max"] == 30
         assert await asyncio.to_thread(edge.process.wait, 30) == 0
 
