@@ -358,15 +358,15 @@ class Supervisor:
         parsed, limits = parse_drain_order(order), self._config.limits
         if parsed.undo and (self._is_stopping or self._are_doors_closed):
             raise UsageError("it is too late to serve again: the edge accepts no more connections")
+        if not parsed.undo:
+            self._close_doors_later()
         try:
             result = await self.command("drain", {"undo": parsed.undo})
         except UsageError:
             if parsed.undo:  # too late for one, and so for all
                 await self._broadcast("leave", {"delay_seconds": 0.0})
             raise
-        if not parsed.undo:
-            self._close_doors_later()
-        elif self._closing is not None:
+        if parsed.undo and self._closing is not None:
             self._closing.cancel()
             self._closing = None
         if parsed.stop:

@@ -1,4 +1,4 @@
-"""Upgrading an edge while clients ask without pause."""
+"""Upgrading an edge while clients ask on and on."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ from edge.cli import edge as edge_command
 from tests.fakes.edge import Client, object_of, until
 from tests.fakes.reporting import RecordingOutput
 
+PAUSE_SECONDS = 0.02
+"""Between two requests of a client, so that the edge's processes get something of the processor, too."""
+
 
 async def upgrade(admin: str) -> int:
     out = RecordingOutput()
@@ -25,7 +28,7 @@ async def upgrade(admin: str) -> int:
 
 
 class Load:
-    """Clients that ask without pause, each on a connection that it keeps as long as it may."""
+    """Clients that ask on and on, each on a connection that it keeps as long as it may."""
 
     def __init__(self, address: tuple[str, int], count: int, bodies: Sequence[bytes]) -> None:
         self._address = address
@@ -47,6 +50,7 @@ class Load:
                     assert (answer.status, answer.is_whole) == (200, True)
                     assert answer.body == body
                     self.answers += 1
+                    await asyncio.sleep(PAUSE_SECONDS)
                     is_kept = answer.headers.get("connection") != "close"
 
     async def grows(self, by: int) -> None:

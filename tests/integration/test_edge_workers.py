@@ -62,6 +62,14 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+async def is_refused(edge: Process) -> bool:
+    try:
+        async with Client(edge.address):
+            return False
+    except ConnectionError:
+        return True
+
+
 def run_to_its_end(path: Path) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "cdn", "edge", "run", "--config", str(path)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
@@ -189,15 +197,7 @@ async def test_sigterm_lets_answers_under_way_finish_and_refuses_new_connections
         await until(lambda: len(begun) == 10)
         ending = asyncio.create_task(asyncio.to_thread(edge.end))
         await asyncio.to_thread(edge.wait_for, "edge.server.stopping")
-
-        async def is_refused() -> bool:
-            try:
-                async with Client(edge.address):
-                    return False
-            except ConnectionError:
-                return True
-
-        while not await is_refused():
+        while not await is_refused(edge):
             pass
         gate.set()
         assert [answer == LARGE for answer in await asyncio.gather(*answers)] == [True] * 10
@@ -227,8 +227,8 @@ async def test_a_drain_is_announced_can_be_undone_and_closes_the_doors_of_all(tm
     async with running(write_config(tmp_path, origin.url, workers=2)) as edge:
         await command(edge, "drain")
         await asyncio.to_thread(edge.wait_for, r'(?s)"drained".*"drained"')
-        with pytest.raises(ConnectionRefusedError):
-            await get(edge, object_of(SMALL))
+        while not await is_refused(edge):
+            pass
         with pytest.raises(urllib.error.HTTPError) as late:
             await command(edge, "drain", undo=True)
         late.value.close()

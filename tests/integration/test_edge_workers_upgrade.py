@@ -18,7 +18,13 @@ from tests.fakes.origin import Reply, running_origin
 
 BODIES = [os.urandom(size) for size in (100, 5_000, 60_000, 1_200_000, 2_500_000)]
 CLIENTS = 24
-FOLLOWS = "[limits]\ndrain_timeout = 20\n"
+FOLLOWS = """
+[limits]
+drain_timeout = 20
+[fetch]
+answer_timeout = 60
+idle_timeout = 60
+"""
 
 
 @pytest.fixture
