@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.harness.machine import ROOT, machine, revision
 from benchmarks.harness.policies import IN_MEMORY, ON_DISK, Offline
 from benchmarks.harness.report import table, write
-from edge.disk_places import occupied
+from edge.cache.disk_places import occupied
 
 PARTS: Final = (0.01, 0.1, 0.3)
 TRACE: Final = ROOT / "benchmarks" / "traces" / "programs.json.gz"

@@ -26,12 +26,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.harness.machine import ROOT, file_system, machine, revision
 from benchmarks.harness.report import Spread, table, write
 from cdn.hashing import Algorithm, digest_of
-from edge.cache_file import FileFacts
-from edge.disk_cache import DiskCache
-from edge.headers import Headers
+from edge.cache.cache_file import FileFacts
+from edge.cache.disk_cache import DiskCache
+from edge.cache.shards import SHARDS, file_name
+from edge.http.headers import Headers
 from edge.http_caching import StoredHead
-from edge.shards import SHARDS, file_name
-from edge.statistics import Statistics
+from edge.watching.statistics import Statistics
 
 REPOSITORY: Final = "bench.example.org"
 HEAD: Final = StoredHead(200, Headers((("Content-Type", "application/octet-stream"), ("ETag", '"1"'))), 1.7e9, 1.7e9)

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Final
 
 from cdn.telemetry import event
+from edge.cache.disk_cache import DiskCache
 from edge.content import digest_of_key
-from edge.disk_cache import DiskCache
-from edge.histogram import Histogram
-from edge.statistics import Statistics
+from edge.watching.histogram import Histogram
+from edge.watching.statistics import Statistics
 
 LAG_INTERVAL_SECONDS: Final = 0.25
 

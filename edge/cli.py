@@ -52,7 +52,7 @@ def check_config(out: Output, config_path: Path) -> None:
     import time
 
     from edge.config import load
-    from edge.tls import certificate_doubts
+    from edge.connection.tls import certificate_doubts
 
     config = load(config_path)
     doubts = [doubt for tls in config.listen.tls for doubt in certificate_doubts(tls, time.time())]
@@ -90,7 +90,7 @@ _ADMIN = click.option(
 @click.pass_obj
 def status(out: Output, *, admin: str, watch: bool, interval: float, count: int) -> None:
     """Show how a running edge is doing."""
-    from edge.operating import watch_status
+    from edge.operations.operating import watch_status
     from edge.running import fetch_status
 
     if watch:
@@ -130,7 +130,7 @@ def purge(
     one after another. With --soft what is cached is kept, but an upstream is asked before it is used, and it stands in
     while none answers: seldom the wrong choice.
     """
-    from edge.operating import orders_of, purge_and_wait
+    from edge.operations.operating import orders_of, purge_and_wait
 
     orders = orders_of(urls, prefixes, repositories, revision, is_all=is_all, is_soft=soft)
     if is_all and not (soft or yes):
@@ -160,7 +160,7 @@ def drain(out: Output, *, admin: str, stop: bool, undo: bool, no_wait: bool) -> 
     Its /healthz and /readyz say 503 at once, so that GeoDNS and load balancers turn to others. After `drain_delay` it
     accepts no more connections, and answers under way have `drain_timeout` to finish.
     """
-    from edge.operating import drain_and_wait
+    from edge.operations.operating import drain_and_wait
 
     drain_and_wait(out, admin, undoes=undo, stops=stop, waits=not no_wait)
 
@@ -173,7 +173,7 @@ def upgrade(out: Output, admin: str) -> None:
 
     No connection is refused and no answer breaks off. If the new process does not start, the old one goes on.
     """
-    from edge.operating import upgrade_edge
+    from edge.operations.operating import upgrade_edge
 
     upgrade_edge(out, admin)
 

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from cdn.config import Between, Duration, Size, load_config
-from edge.config_checks import NAME, check_positive, in_key, listen_address, url_target
-from edge.config_limits import LimitSettings
-from edge.config_listen import ListenSettings
-from edge.config_manifests import ManifestSettings
-from edge.config_upstreams import FetchSettings, SiblingSettings, UpstreamSettings
+from edge.settings.checks import NAME, check_positive, in_key, listen_address, url_target
+from edge.settings.limits import LimitSettings
+from edge.settings.listen import ListenSettings
+from edge.settings.manifests import ManifestSettings
+from edge.settings.upstreams import FetchSettings, SiblingSettings, UpstreamSettings
 
 WORKERS_MAX: Final = 64
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from edge.metrics import Gauges
 from edge.parts import Parts
+from edge.watching.metrics import Gauges
 
 
 def gauges_of(parts: Parts) -> Gauges:

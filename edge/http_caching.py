@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Final
 from urllib.parse import urljoin, urlsplit
 
-from edge.cache_directives import (
+from edge.http.cache_directives import (
     SECONDS_MAX,
     Directives,
     cache_control,
@@ -21,7 +21,7 @@ from edge.cache_directives import (
     response_directives,
     targeted_directives,
 )
-from edge.headers import Headers, http_date, parse_http_date, tokens
+from edge.http.headers import Headers, http_date, parse_http_date, tokens
 
 HEURISTIC_FRACTION: Final = 0.1
 HEURISTIC_SECONDS_MAX: Final = 86400.0

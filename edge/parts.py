@@ -7,30 +7,30 @@ from dataclasses import dataclass
 
 from cdn.clock import Clock
 from cdn.transport.base import Fetcher
-from edge.access_log import AccessLog
-from edge.collapsing import Flights
+from edge.cache.disk_cache import DiskCache
+from edge.cache.memory_cache import MemoryCache
+from edge.cache.root_catalogs import RootCatalogs
+from edge.cache.shards import Share
+from edge.cache.stored_variants import StoredVariants
 from edge.config import EdgeConfig, LifetimeSettings
+from edge.connection.shared import Shared
 from edge.content import Lifetimes
-from edge.disk_cache import DiskCache
-from edge.memory_cache import MemoryCache
-from edge.neighbours import Neighbours, OwnMemory, OwnVariants
-from edge.orders import Supplies
-from edge.own_requests import OwnRequests
-from edge.probing import Prober
-from edge.purger import Purger
-from edge.revisions import RevisionWatch
-from edge.root_catalogs import RootCatalogs
+from edge.documents.revisions import RevisionWatch
+from edge.documents.signed_documents import SignedDocuments
+from edge.fetch.collapsing import Flights
+from edge.fetch.orders import Supplies
+from edge.fetch.own_requests import OwnRequests
+from edge.operations.purger import Purger
 from edge.routing import Routes
 from edge.service import EdgeService
-from edge.shards import Share
-from edge.shared import Shared
-from edge.siblings import Siblings
-from edge.signed_documents import SignedDocuments
-from edge.statistics import Statistics
-from edge.stored_variants import StoredVariants
-from edge.upstream_fetcher import UpstreamFetcher
-from edge.upstream_turns import Turns
-from edge.upstreams import UpstreamHealth, servers_of
+from edge.upstream.fetcher import UpstreamFetcher
+from edge.upstream.probing import Prober
+from edge.upstream.servers import UpstreamHealth, servers_of
+from edge.upstream.siblings import Siblings
+from edge.upstream.turns import Turns
+from edge.watching.access_log import AccessLog
+from edge.watching.statistics import Statistics
+from edge.workers.neighbours import Neighbours, OwnMemory, OwnVariants
 
 
 @dataclass(slots=True)

@@ -11,12 +11,12 @@ from cdn.client.source_list import ONLY_DIRECT
 from cdn.errors import without_login
 from cdn.manifest import is_repository_name
 from edge.config import EdgeConfig
-from edge.config_checks import url_target
-from edge.config_upstreams import REPOSITORIES_PATH, REPOSITORY_MARK, UpstreamSettings
 from edge.content import Content, ContentKind, content_of, object_key, site_key
-from edge.request import RequestError
-from edge.tallies import NOBODYS, Tally
-from edge.target import Target
+from edge.http.request import RequestError
+from edge.http.target import Target
+from edge.settings.checks import url_target
+from edge.settings.upstreams import REPOSITORIES_PATH, REPOSITORY_MARK, UpstreamSettings
+from edge.watching.tallies import NOBODYS, Tally
 
 _VIA: Final = " via "
 

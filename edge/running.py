@@ -12,13 +12,13 @@ from typing import Final
 from cdn import daemon
 from cdn.errors import CdnError
 from cdn.telemetry import event
+from edge.cache.descriptors import take_all_descriptors
 from edge.config import EdgeConfig, load
-from edge.descriptors import take_all_descriptors
-from edge.garbage import settle
-from edge.listeners import open_listeners, systemd_listeners
+from edge.connection.listeners import open_listeners, systemd_listeners
+from edge.operations.garbage import settle
+from edge.operations.succession import VARIABLE, Inheritance, take_inheritance
+from edge.operations.upgrading import Upgrade
 from edge.server import EdgeServer
-from edge.succession import VARIABLE, Inheritance, take_inheritance
-from edge.upgrading import Upgrade
 
 KIND_OF_SERVICE: Final = "an edge"
 ADMIN_EXAMPLE: Final = "http://127.0.0.1:9154"
@@ -37,7 +37,7 @@ def run_until_stopped(config_path: Path, config: EdgeConfig, on_ready: Callable[
     """
     take_all_descriptors(config.limits.connections_max)
     if config.workers > 1:
-        from edge.supervisor import Supervisor
+        from edge.workers.supervisor import Supervisor
 
         daemon.run_until_stopped(
             lambda: Supervisor(config_path, config, _inherited(config), stop_wanted=_end_ourselves), on_ready

@@ -20,21 +20,21 @@ from cdn.daemon import Command, HttpListener, operator_application
 from cdn.errors import UsageError
 from cdn.telemetry import event
 from cdn.transport.base import Fetcher
-from edge.accepting import Acceptor
 from edge.background import Background, measure_lag, scrub
+from edge.cache.shards import WHOLE, Share
 from edge.config import EdgeConfig
-from edge.config_listen import TcpAddress
+from edge.connection.accepting import Acceptor
+from edge.connection.listeners import Listeners, bound_address, open_admin, open_listeners
+from edge.connection.protocol import Connection
+from edge.connection.tls import Handshakes
 from edge.description import described, gauges_of
-from edge.draining import Drain, Phase, parse_drain_order
-from edge.listeners import Listeners, bound_address, open_admin, open_listeners
-from edge.metrics import render_metrics
-from edge.naming import own_name, place_of
+from edge.operations.draining import Drain, Phase, parse_drain_order
+from edge.operations.naming import own_name, place_of
+from edge.operations.readiness import why_not_ready
 from edge.parts import Parts, build_parts
-from edge.protocol import Connection
-from edge.readiness import why_not_ready
-from edge.shards import WHOLE, Share
-from edge.statistics import Statistics
-from edge.tls import Handshakes
+from edge.settings.listen import TcpAddress
+from edge.watching.metrics import render_metrics
+from edge.watching.statistics import Statistics
 
 CHECK_SECONDS: Final = 1.0
 SCRUB_PAUSE_SECONDS: Final = 60.0
@@ -189,7 +189,7 @@ class EdgeServer:
         shared.is_over = phase is Phase.DRAINED
 
     async def drain(self, document: dict[str, object]) -> dict[str, object]:
-        """Takes the edge out of service, or back; see `edge.draining.DrainOrder`.
+        """Takes the edge out of service, or back; see `edge.operations.draining.DrainOrder`.
 
         Raises:
             UsageError: the order is not sound, or it is too late to undo it.
@@ -383,11 +383,11 @@ class EdgeServer:
         return {"purge": self.purge, "drain": self.drain, **self._more_commands}
 
     async def purge(self, order: dict[str, object]) -> dict[str, object]:
-        """Forgets what an order says: see `edge.purging.PurgeOrder` and `edge.purger.Purger.purge`."""
+        """Forgets what an order says: see `operations.purging.PurgeOrder` and `operations.purger.Purger.purge`."""
         return await self.parts.purger.purge(order)
 
     async def prepare_purge(self, order: dict[str, object]) -> dict[str, object]:
-        """See `edge.purger.Purger.prepare`."""
+        """See `edge.operations.purger.Purger.prepare`."""
         return await self.parts.purger.prepare(order)
 
     # ------------------------------------------------------------------------------------------------ telling

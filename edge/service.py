@@ -10,17 +10,23 @@ from typing import Final
 
 from cdn.errors import CdnError, DocumentError, HashMismatchError, TransportError
 from cdn.telemetry import event
-from edge.answering import Answer, CacheStatus, Representation, answer_from, error_answer
-from edge.asking import siblings_turn
-from edge.body_pieces import arriving_pieces, file_pieces
-from edge.collapsing import Arriving, Complete, Flight, Flights, FlightStopped, Kept, Outcome
+from edge.cache.disk_cache import OpenFile
+from edge.cache.finding import Finder, Found, Stored
+from edge.cache.memory_entry import MemoryEntry
+from edge.cache.open_files import OpenFiles
+from edge.cache.shards import WHOLE, Share
+from edge.connection.body_pieces import arriving_pieces, file_pieces
+from edge.connection.exchange import Exchange
+from edge.connection.file_sender import is_in_memory
 from edge.content import Content, ContentKind
-from edge.disk_cache import OpenFile
-from edge.exchange import Exchange
-from edge.fetching import Fetch
-from edge.file_sender import is_in_memory
-from edge.finding import Finder, Found, Stored
-from edge.headers import Headers
+from edge.fetch.collapsing import Arriving, Complete, Flight, Flights, FlightStopped, Kept, Outcome
+from edge.fetch.fetching import Fetch
+from edge.fetch.orders import FetchOrder, Supplies, UpstreamsFailedError
+from edge.fetch.passing import Passing
+from edge.http.answering import Answer, CacheStatus, Representation, answer_from, error_answer
+from edge.http.headers import Headers
+from edge.http.request import READING, Request, RequestError, method_refused
+from edge.http.target import parse_target
 from edge.http_caching import (
     Decision,
     Lifetime,
@@ -31,17 +37,11 @@ from edge.http_caching import (
     selects,
     wants_validation,
 )
-from edge.memory_entry import MemoryEntry
-from edge.open_files import OpenFiles
-from edge.orders import FetchOrder, Supplies, UpstreamsFailedError
-from edge.passing import Passing
-from edge.relayed_head import found_on_disk
-from edge.relaying import Relay
-from edge.request import READING, Request, RequestError, method_refused
 from edge.routing import Destination, Routes
-from edge.shards import WHOLE, Share
-from edge.statistics import Result
-from edge.target import parse_target
+from edge.upstream.asking import siblings_turn
+from edge.watching.statistics import Result
+from edge.workers.relayed_head import found_on_disk
+from edge.workers.relaying import Relay
 
 ROUNDS_MAX: Final = 3
 """How often a request begins anew after what it waited for came to nothing that it has seen."""

@@ -10,10 +10,10 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edge.disk_places import occupied
-from edge.disk_room import EVICTED_PART, SAMPLE_FILES
-from edge.eviction import USES_MAX, EvictionQueue, Ghosts, worth
-from edge.shards import SHARDS, code_of, file_name
+from edge.cache.disk_places import occupied
+from edge.cache.disk_room import EVICTED_PART, SAMPLE_FILES
+from edge.cache.eviction import USES_MAX, EvictionQueue, Ghosts, worth
+from edge.cache.shards import SHARDS, code_of, file_name
 
 
 class Lru:
@@ -219,7 +219,7 @@ class _Entry:
 
 
 class OurMemory:
-    """`edge.eviction` as the memory tier uses it."""
+    """`edge.cache.eviction` as the memory tier uses it."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity, self.used = capacity, 0
@@ -245,7 +245,7 @@ class OurMemory:
 
 
 class OurDisk:
-    """The disk tier as `edge.disk_room` does it, without the files: shards, samples, whole blocks; several sharers.
+    """The disk tier as `cache.disk_room` does it, without the files: shards, samples, whole blocks; several sharers.
 
     Every use counts, as if requests were more than a minute apart.
     """

@@ -12,7 +12,7 @@ from typing import Final
 
 from cdn.demo.report import DemoFailedError
 from cdn.errors import DocumentError
-from edge.cache_file import FileFacts, read_facts
+from edge.cache.cache_file import FileFacts, read_facts
 
 SIZE_MIN: Final = 32 << 10
 """Smaller objects may be in the edge's memory too, where damage on disk does not show."""

@@ -15,9 +15,9 @@ from cdn.hashing import Algorithm, digest_of
 from cdn.manifest import Manifest
 from cdn.objects import Kind, ObjectName
 from edge.config import AdminSettings, CacheSettings, EdgeConfig, LifetimeSettings, ListenSettings
-from edge.config_manifests import ManifestSettings
-from edge.config_upstreams import UpstreamSettings
 from edge.server import EdgeServer
+from edge.settings.manifests import ManifestSettings
+from edge.settings.upstreams import UpstreamSettings
 from tests.fakes.origin import Origin, Reply
 
 REPOSITORY = "sw.example.org"

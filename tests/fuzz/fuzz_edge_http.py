@@ -22,14 +22,14 @@ from cdn.errors import DocumentError
 from cdn.transport.base import Request as Asked
 from cdn.transport.memory import Answer, MemoryFetcher
 from edge.config import AdminSettings, CacheSettings, EdgeConfig, ForwardSettings, ListenSettings, UpstreamSettings
-from edge.config_limits import LimitSettings
+from edge.connection.protocol import Connection
 from edge.content import content_of
-from edge.protocol import Connection
-from edge.request import Request, RequestError, RequestLimits, RequestReader
-from edge.request_body import BodyDecoder
+from edge.http.request import Request, RequestError, RequestLimits, RequestReader
+from edge.http.request_body import BodyDecoder
+from edge.http.target import parse_target
 from edge.routing import Routes
 from edge.server import EdgeServer
-from edge.target import parse_target
+from edge.settings.limits import LimitSettings
 from tests.fakes.edge import manifest_bytes, object_of
 from tests.fuzz.driver import main
 
@@ -272,7 +272,7 @@ def _run(work: Any) -> None:
     bench = _bench()
     bench.runner.run(work)
     assert not bench.complaints, f"the loop was told {bench.complaints}"
-    assert bench.edge.statistics.failures == 0, "a request crashed"
+    assert bench.edge.watching.statistics.failures == 0, "a request crashed"
 
 
 async def _talk(bench: _Bench, pieces: list[bytes]) -> bytes:

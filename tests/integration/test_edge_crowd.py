@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack, suppress
 
 import pytest
 
-from edge.arriving_body import PIECE_BYTES_MAX
-from edge.config_limits import LimitSettings
-from edge.descriptors import DescriptorShares
+from edge.cache.descriptors import DescriptorShares
+from edge.fetch.arriving_body import PIECE_BYTES_MAX
+from edge.settings.limits import LimitSettings
 from tests.fakes.edge import Client, edge_world, object_of, until
 from tests.fakes.origin import Reply
 
@@ -61,7 +61,7 @@ async def test_clients_that_take_little_are_not_cut_off_and_hold_one_piece_each(
         slow = world.edge.parts.shared.slow_readers
         assert 0 < slow.waiting_bytes <= CLIENTS * PIECE_BYTES_MAX
         assert not any(client.reader.at_eof() for client in clients)
-    assert world.edge.statistics.slow_readers_cut == 0
+    assert world.edge.watching.statistics.slow_readers_cut == 0
     assert world.origin.count(TARGET) == 1
 
 

@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from cdn.errors import UsageError
 from edge.cli import edge as edge_command
-from edge.config_limits import LimitSettings
-from edge.draining import Phase
+from edge.operations.draining import Phase
+from edge.settings.limits import LimitSettings
 from tests.fakes.edge import Client, edge_world, until
 from tests.fakes.edge_process import running, write_config
 from tests.fakes.reporting import RecordingOutput

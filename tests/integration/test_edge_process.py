@@ -13,7 +13,7 @@ from contextlib import suppress
 
 import pytest
 
-from edge.disk_places import occupied
+from edge.cache.disk_places import occupied
 from tests.fakes.edge import Client, object_of, until
 from tests.fakes.edge_process import running, write_config
 from tests.fakes.origin import Reply, running_origin

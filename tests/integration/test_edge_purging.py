@@ -10,8 +10,8 @@ from cdn.errors import StorageError, UsageError
 from cdn.hashing import Algorithm
 from cdn.objects import ObjectName
 from edge.config import UpstreamSettings
-from edge.purge_ledger import PurgeLedger
-from edge.purging import RULES_MAX, Rule
+from edge.operations.purge_ledger import PurgeLedger
+from edge.operations.purging import RULES_MAX, Rule
 from tests.fakes.edge import BASE, REPOSITORY, edge_world, manifest_bytes, object_of, until
 from tests.fakes.origin import Reply
 from tests.fakes.repositories import Publication
@@ -128,7 +128,7 @@ async def test_a_rule_empties_memory_at_once_and_the_disk_soon(world, order):
     assert told["memory"] == 20
     await until(lambda: not world.cached_files())
     await until(lambda: not world.edge.status()["purges"])
-    assert world.edge.statistics.purged_files == 20
+    assert world.edge.watching.statistics.purged_files == 20
     world.advance(1)
     await cached(world, *targets)
     assert all(world.origin.count(target) == 2 for target in targets)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import pytest
 
 from cdn.clock import ManualClock
-from edge.config_upstreams import FetchSettings, SiblingSettings
-from edge.rendezvous import Member, owner
 from edge.server import EdgeServer
+from edge.settings.upstreams import FetchSettings, SiblingSettings
+from edge.upstream.rendezvous import Member, owner
 from tests.fakes.edge import BASE, World, edge_config, manifest_bytes, object_of, stored_object, until
 from tests.fakes.origin import Origin, Reply, running_origin
 

@@ -4,13 +4,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from edge.cache.eviction import USES_MAX, Ghosts, worth
+from edge.cache.memory_cache import MemoryCache
+from edge.cache.memory_entry import MemoryEntry
+from edge.cache.shards import file_name
 from edge.content import Content, ContentKind, Lifetimes
-from edge.eviction import USES_MAX, Ghosts, worth
-from edge.headers import Headers
+from edge.http.headers import Headers
 from edge.http_caching import StoredHead
-from edge.memory_cache import MemoryCache
-from edge.memory_entry import MemoryEntry
-from edge.shards import file_name
 
 KEYS = st.sampled_from([f"k{number}" for number in range(40)])
 HEAD = StoredHead(200, Headers(()), 0.0, 0.0)

@@ -7,10 +7,13 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cdn.errors import DocumentError
-from edge.answering import Answer, CacheStatus, Representation, answer_from, render_head
-from edge.cache_file import FileFacts, parse_facts
+from edge.cache.cache_file import FileFacts, parse_facts
 from edge.content import content_of, digest_of_key
-from edge.headers import Headers
+from edge.http.answering import Answer, CacheStatus, Representation, answer_from, render_head
+from edge.http.headers import Headers
+from edge.http.ranges import RANGES_MAX, UnsatisfiableRange, requested_ranges
+from edge.http.request import Request, RequestError, RequestLimits, RequestReader
+from edge.http.target import parse_target
 from edge.http_caching import (
     Decision,
     Lifetime,
@@ -25,9 +28,6 @@ from edge.http_caching import (
     selecting_fields,
     selects,
 )
-from edge.ranges import RANGES_MAX, UnsatisfiableRange, requested_ranges
-from edge.request import Request, RequestError, RequestLimits, RequestReader
-from edge.target import parse_target
 
 NOW = 1_700_000_000.0
 TOKENS = st.text("abcXYZ019-_", min_size=1, max_size=12)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.slow_readers import SlowReaders
+from edge.connection.slow_readers import SlowReaders
 
 STEPS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 60)), max_size=60)
 

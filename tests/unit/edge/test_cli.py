@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from cdn.errors import CdnError, ConfigError, TransportError, UnreachableError, UsageError
 from edge.cli import edge
-from edge.operating import line_of, sample_of
+from edge.operations.operating import line_of, sample_of
 from tests.fakes.edge import edge_world
 from tests.fakes.reporting import RecordingOutput
 

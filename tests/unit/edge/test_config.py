@@ -7,7 +7,7 @@ import pytest
 from cdn.config import parse_config
 from cdn.errors import ConfigError
 from edge.config import EdgeConfig, load
-from edge.config_upstreams import UpstreamSettings
+from edge.settings.upstreams import UpstreamSettings
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "edge.toml"
 GOOD = '[[upstreams]]\nname = "a"\nurls = ["http://a/@fqrn@"]\n'

@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.content import content_of
-from edge.distinct import WINDOW_SECONDS, ClientCount, DistinctCounter
-from edge.histogram import Histogram
-from edge.tallies import REPOSITORIES_MAX, Tallies
+from edge.watching.distinct import WINDOW_SECONDS, ClientCount, DistinctCounter
+from edge.watching.histogram import Histogram
+from edge.watching.tallies import REPOSITORIES_MAX, Tallies
 
 HEX = "0123456789abcdef0123456789abcdef01234567"
 

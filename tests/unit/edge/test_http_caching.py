@@ -2,7 +2,7 @@
 
 import pytest
 
-from edge.headers import Headers, http_date
+from edge.http.headers import Headers, http_date
 from edge.http_caching import (
     Decision,
     Lifetime,

@@ -3,11 +3,11 @@
 import pytest
 
 from edge.config import EdgeConfig, ForwardSettings
-from edge.config_upstreams import UpstreamSettings
 from edge.content import ContentKind, digest_of_key
-from edge.request import RequestError
+from edge.http.request import RequestError
+from edge.http.target import parse_target
 from edge.routing import Routes
-from edge.target import parse_target
+from edge.settings.upstreams import UpstreamSettings
 
 OBJECT = "data/01/23456789abcdef0123456789abcdef01234567"
 ROUTES = Routes(

@@ -10,11 +10,11 @@ from cdn.demo.damage import find_victim, flip
 from cdn.demo.report import DemoFailedError
 from cdn.hashing import Algorithm, digest_of
 from cdn.objects import Kind, ObjectName
+from edge.cache.disk_cache import DiskCache
 from edge.content import digest_of_key
-from edge.disk_cache import DiskCache
-from edge.headers import Headers
+from edge.http.headers import Headers
 from edge.http_caching import StoredHead
-from edge.statistics import Statistics
+from edge.watching.statistics import Statistics
 
 
 @pytest.fixture

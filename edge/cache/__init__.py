@@ -1,0 +1,1 @@
+"""What an edge keeps: in memory, on disk, and what leaves first."""

@@ -1,0 +1,119 @@
+"""What all connections of an edge have in common."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from cdn.clock import Clock
+from edge.cache.descriptors import DescriptorShares, descriptors_max
+from edge.cache.disk_cache import OpenFile
+from edge.connection.client_limits import ClientLimits
+from edge.connection.exchange import Exchange
+from edge.connection.slow_readers import SlowReaders
+from edge.http.request import Request, RequestLimits
+from edge.settings.limits import LimitSettings
+from edge.watching.access_log import AccessLog
+from edge.watching.statistics import Statistics
+
+if TYPE_CHECKING:
+    from edge.connection.client_stream import ClientStream
+    from edge.connection.protocol import Connection
+
+UNSENT_BYTES_MAX: Final = 256 << 20
+_AMPLE: Final = DescriptorShares(1 << 16, 1 << 16)
+
+
+class Service(Protocol):
+    """Answers requests; the rest of the edge, seen from a connection."""
+
+    def hit(self, request: Request, now: float) -> tuple[bytes, bytes] | None:
+        """Head and body for a plain request, if they are ready."""
+        ...
+
+    def hit_file(self, request: Request, now: float) -> tuple[bytes, OpenFile] | None:
+        """Head and body for a plain request, if the body is in a file that is open; the caller closes it."""
+        ...
+
+    def confirm(self, file: OpenFile) -> bool:
+        """Hashes a file again, and says whether it is right; called in a thread."""
+        ...
+
+    async def serve(self, request: Request, exchange: Exchange) -> None:
+        """Answers any request."""
+        ...
+
+
+@dataclass(slots=True)
+class Shared:
+    """What all connections of an edge have in common."""
+
+    service: Service
+    limits: LimitSettings
+    request_limits: RequestLimits
+    statistics: Statistics
+    access_log: AccessLog
+    clock: Clock
+    edge_name: str
+    memo: dict[bytes, Request] = field(default_factory=dict)
+    connections: set[Connection] = field(default_factory=set)
+    is_draining: bool = False
+    is_over: bool = False
+    """Whether nobody looks after connections any more."""
+    clients: ClientLimits = field(default_factory=ClientLimits)
+    slow_readers: SlowReaders[ClientStream] = field(default_factory=lambda: SlowReaders(UNSENT_BYTES_MAX))
+    second_sockets: int = 0
+    """How many connections have a second descriptor, to send files."""
+    descriptors: DescriptorShares = _AMPLE
+
+    @classmethod
+    def of(
+        cls,
+        limits: LimitSettings,
+        service: Service,
+        statistics: Statistics,
+        access_log: AccessLog,
+        clock: Clock,
+        edge_name: str,
+    ) -> Shared:
+        """What connections from outside have in common."""
+        return cls(
+            service,
+            limits,
+            RequestLimits(limits.head_bytes_max, limits.fields_max, limits.target_bytes_max),
+            statistics,
+            access_log,
+            clock,
+            edge_name,
+            clients=ClientLimits(
+                limits.connections_per_address,
+                limits.requests_per_second_per_address,
+                limits.requests_burst,
+                limits.addresses_exempt,
+            ),
+            slow_readers=SlowReaders(limits.unsent_bytes_max),
+            descriptors=DescriptorShares.of(descriptors_max(), limits.connections_max),
+        )
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there are as many connections as there may be."""
+        return len(self.connections) >= self.descriptors.connections
+
+    @property
+    def has_descriptors(self) -> bool:
+        """Whether one more connection may have a second descriptor."""
+        return self.second_sockets < self.descriptors.second_sockets
+
+    def check(self, now: float) -> None:
+        """Ends connections whose clients are too slow; called about once a second."""
+        for connection in list(self.connections):
+            connection.check(now)
+        self.cut_slow_readers()
+
+    def cut_slow_readers(self) -> None:
+        """Cuts clients off for which too much waits, in a moment."""
+        for connection in self.slow_readers.excess():
+            self.statistics.slow_readers_cut += 1
+            asyncio.get_running_loop().call_soon(connection.abort)

@@ -1,0 +1,1 @@
+"""Manifests and whitelists, and what they say about the objects below them."""

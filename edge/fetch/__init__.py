@@ -1,0 +1,1 @@
+"""Fetches: one for many waiting clients, verified while it arrives."""

@@ -1,0 +1,249 @@
+"""One fetch for many waiting clients: flights, found by key while they last.
+
+A flight is a task of its own. Clients join it and leave it; none of them carries it, so the first one to leave takes
+nothing from the others, and what was begun for a client that gave up is there when it comes again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Final
+
+from cdn.errors import CdnError
+from cdn.telemetry import event
+from edge.cache.memory_entry import MemoryEntry
+from edge.content import Content
+from edge.fetch.arriving_body import ArrivingBody, NobodyWaits
+from edge.http.headers import Headers
+from edge.http_caching import StoredHead
+
+INTERIM_MAX: Final = 16
+"""How many interim answers of one fetch are passed on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arriving:
+    """A response whose body is still on its way, or too large for memory.
+
+    Args:
+        head: status and fields.
+        content: what its name says.
+        body: the body.
+        is_stored: whether it is kept.
+        is_shareable: whether other clients than the one it was fetched for may have it.
+    """
+
+    head: StoredHead
+    content: Content
+    body: ArrivingBody
+    is_stored: bool
+    is_shareable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """A whole response; the fields as in `Arriving`."""
+
+    entry: MemoryEntry
+    is_stored: bool
+    is_shareable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """An upstream confirmed what was stored; its head is new."""
+
+    head: StoredHead
+
+
+Outcome = Arriving | Complete | Kept
+
+
+Told = Callable[[int, Headers], None]
+
+
+class Flight:
+    """One fetch under way.
+
+    Args:
+        key: by which it is found.
+        resource: the key of the URL that it is for; the same for all variants.
+        is_miss: whether nothing was stored when it began.
+    """
+
+    def __init__(self, key: str, resource: str = "", *, is_miss: bool = False) -> None:
+        self.key = key
+        self.is_miss = is_miss
+        self.resource = resource or key
+        self.is_outdated = False
+        """Whether its answer was overtaken by a change, so that nothing of it is kept."""
+        self._interim: list[tuple[int, Headers]] = []
+        self._listeners: set[Told] = set()
+        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.outcome.add_done_callback(_take_note)
+        self.clients = 0
+        self.body: ArrivingBody | None = None
+        self.is_done = False
+
+    @property
+    def is_public(self) -> bool:
+        """Whether clients have seen something of it, so that it can no longer begin anew."""
+        return self.outcome.done()
+
+    @property
+    def joinable(self) -> bool:
+        """Whether one more client can have the whole of it, and not only what others were given before it came."""
+        if not self.outcome.done():
+            return True
+        return self.body is not None and self.body.joinable and self._is_arriving
+
+    @property
+    def _is_arriving(self) -> bool:
+        return self.outcome.exception() is None and isinstance(self.outcome.result(), Arriving)
+
+    def tell_interim(self, status: int, fields: Headers) -> None:
+        """Passes an interim answer on to whoever waits."""
+        if not self.outcome.done() and len(self._interim) < INTERIM_MAX:
+            self._interim.append((status, fields))
+            for listener in list(self._listeners):
+                listener(status, fields)
+
+    def add_listener(self, listener: Told) -> None:
+        """Tells somebody what interim answers came and will come."""
+        self._listeners.add(listener)
+        for status, fields in self._interim:
+            listener(status, fields)
+
+    def remove_listener(self, listener: Told) -> None:
+        """Tells somebody nothing more."""
+        self._listeners.discard(listener)
+
+    def publish(self, outcome: Outcome) -> None:
+        """Gives clients what there is to give; only the first call counts."""
+        if not self.outcome.done():
+            self.outcome.set_result(outcome)
+
+    def fail(self, error: Exception) -> None:
+        """Tells clients that it came to nothing."""
+        if self.body is not None:
+            self.body.fail(error)
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
+
+    def let_go(self) -> None:
+        """Closes the unfinished file when neither the fetch nor a client needs it."""
+        if self.is_done and self.clients == 0 and self.body is not None and self.body.spool is not None:
+            self.body.spool.close()
+
+
+def _take_note(outcome: asyncio.Future[Outcome]) -> None:
+    """Looks at a failure, so that one nobody waited for is not reported as forgotten."""
+    if not outcome.cancelled():
+        outcome.exception()
+
+
+Run = Callable[[Flight], Awaitable[None]]
+
+
+class Flights:
+    """All fetches under way."""
+
+    def __init__(self) -> None:
+        self._by_key: dict[str, Flight] = {}
+        self._running: set[Flight] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def find(self, key: str) -> Flight | None:
+        """The flight for a key that can be joined."""
+        flight = self._by_key.get(key)
+        return flight if flight is not None and flight.joinable else None
+
+    def outdate(self, resource: str) -> None:
+        """Lets nobody join a fetch of this URL any more, and nothing of its answer be kept."""
+        self.outdate_where(lambda each: each == resource)
+
+    def outdate_where(self, is_meant: Callable[[str], bool]) -> set[str]:
+        """The same for all URLs whose keys are meant; gives those keys."""
+        outdated = [flight for flight in self._running if is_meant(flight.resource)]
+        for flight in outdated:
+            flight.is_outdated = True
+            if self._by_key.get(flight.key) is flight:
+                del self._by_key[flight.key]
+        return {flight.resource for flight in outdated}
+
+    def has_miss(self, key: str) -> bool:
+        """Whether a fetch can be joined that began because nothing was stored, so that nothing is yet."""
+        flight = self._by_key.get(key)
+        return flight is not None and flight.is_miss and flight.joinable
+
+    def start(self, key: str, run: Run, *, is_shared: bool = True, resource: str = "", is_miss: bool = False) -> Flight:
+        """Begins a fetch.
+
+        Args:
+            key: what for.
+            run: does it.
+            is_shared: whether others may join.
+            resource: see `Flight`.
+            is_miss: see `Flight`.
+        """
+        flight = Flight(key, resource, is_miss=is_miss)
+        self._running.add(flight)
+        if is_shared:
+            self._by_key[key] = flight
+        task = asyncio.create_task(self._run(flight, run))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return flight
+
+    @contextmanager
+    def joined(self, flight: Flight, on_interim: Told | None = None) -> Iterator[Flight]:
+        """Keeps what a client reads from while it reads."""
+        flight.clients += 1
+        if on_interim is not None:
+            flight.add_listener(on_interim)
+        try:
+            yield flight
+        finally:
+            flight.clients -= 1
+            if on_interim is not None:
+                flight.remove_listener(on_interim)
+            if flight.body is not None:
+                flight.body.make_room()
+            flight.let_go()
+
+    async def stop(self) -> None:
+        """Ends all fetches."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, flight: Flight, run: Run) -> None:
+        try:
+            await run(flight)
+        except NobodyWaits as error:
+            flight.fail(error)
+        except CdnError as error:
+            flight.fail(error)
+        except asyncio.CancelledError:
+            flight.fail(FlightStopped())
+            raise
+        except Exception as error:  # noqa: BLE001 -- the task's outermost edge: clients get an answer in any case
+            event("edge.fetch.crashed", level="error", key=flight.key, error=f"{type(error).__name__}: {error}")
+            flight.fail(error)
+        finally:
+            flight.is_done = True
+            self._running.discard(flight)
+            if self._by_key.get(flight.key) is flight:
+                del self._by_key[flight.key]
+            flight.let_go()
+
+
+class FlightStopped(Exception):  # noqa: N818 -- no failure: the edge is stopping
+    """The edge stopped before the fetch was done."""

@@ -1,0 +1,137 @@
+"""What a fetch is told to fetch, what it works with, and how it says that nobody had it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+from cdn.clock import Clock
+from cdn.errors import AllSourcesFailedError, SlowPeerError
+from cdn.transport.base import Fetcher
+from cdn.transport.slots import HostSlots
+from edge.cache.disk_cache import DiskCache
+from edge.cache.disk_threads import DiskThreads
+from edge.cache.memory_cache import MemoryCache
+from edge.cache.root_catalogs import RootCatalogs
+from edge.cache.stored_variants import StoredVariants
+from edge.content import Lifetimes
+from edge.documents.repository_states import RepositoryStates
+from edge.documents.revisions import RevisionWatch
+from edge.fetch.collapsing import Complete
+from edge.http.headers import Headers
+from edge.http_caching import StoredHead
+from edge.operations.purging import StandingRules
+from edge.routing import Destination, Source
+from edge.upstream.servers import UpstreamHealth
+from edge.upstream.siblings import Siblings
+from edge.upstream.turns import Turns
+from edge.watching.statistics import Statistics
+
+STORES_MAX: Final = 64
+"""How many responses are being written to disk at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class FetchOrder:
+    """What to fetch, and for what.
+
+    Args:
+        destination: key, content and sources.
+        request: the client's fields that are passed on.
+        stored: what is stored, if it is to be validated rather than replaced.
+        is_shared: whether the answer may be kept and given to others.
+        wants_fresh_copy: whether caches on the way are told to look again.
+        reason: why what is stored would not do, in the words of `Cache-Status`.
+        via: through whom the request came, so that circles are found.
+        may_keep: whether the answer may be stored, if its own fields allow it.
+        has_stand_in: whether what is stored would serve if all upstreams fail.
+        keeper: the sibling to ask first, if one keeps it.
+        flight_key: under which others find this fetch; the destination's key if empty.
+    """
+
+    destination: Destination
+    request: Headers = field(default_factory=Headers)
+    stored: StoredHead | None = None
+    is_shared: bool = True
+    wants_fresh_copy: bool = False
+    reason: str = "miss"
+    via: str = ""
+    may_keep: bool = True
+    has_stand_in: bool = False
+    keeper: Source | None = None
+    flight_key: str = ""
+
+    def fields(self, edge_name: str) -> dict[str, str]:
+        """The fields of a request to an upstream."""
+        return upstream_fields(self.request, self.via, edge_name)
+
+
+def upstream_fields(request: Headers, via: str, edge_name: str) -> dict[str, str]:
+    """Fields as they are sent to an upstream, repeated ones as one list (RFC 9110 §5.3; for `Cookie` RFC 6265 §5.4)."""
+    fields: dict[str, str] = {}
+    for name in dict.fromkeys(name.lower() for name, _ in request):
+        values = request.every(name)
+        value = ("; " if name == "cookie" else ", ").join(values)
+        if value.isascii():
+            fields[name] = value
+    fields["Via"] = f"{via}, 1.1 {edge_name}" if via else f"1.1 {edge_name}"
+    return fields
+
+
+class UpstreamsFailedError(AllSourcesFailedError):
+    """No upstream gave what was asked for.
+
+    Args:
+        url: what was asked for.
+        causes: what each said.
+        answer: the best answer there was, such as a 404 of one while others could not be asked.
+    """
+
+    def __init__(self, url: str, causes: tuple[Exception, ...], answer: Complete | None) -> None:
+        super().__init__(url, causes)
+        self.answer = answer
+
+    @property
+    def is_timeout(self) -> bool:
+        """Whether every upstream was too slow, rather than broken."""
+        return bool(self.causes) and all(isinstance(cause, SlowPeerError) for cause in self.causes)
+
+
+class DocumentJudge(Protocol):
+    """Judges manifests and whitelists; see `edge.documents.signed_documents`."""
+
+    async def judge(self, order: FetchOrder, data: bytes) -> None:
+        """Accepts what an upstream gave, or raises `DocumentError` or `RollbackError`."""
+        ...
+
+    def loaded(self, destination: Destination, data: bytes) -> bool:
+        """Takes what an earlier run stored; False if it is of no use."""
+        ...
+
+
+@dataclass(slots=True)
+class Supplies:
+    """What fetches work with; `health`, `siblings` and `lifetimes` are replaced by a reload."""
+
+    fetcher: Fetcher
+    health: UpstreamHealth
+    siblings: Siblings
+    turns: Turns
+    memory: MemoryCache
+    disk: DiskCache
+    clock: Clock
+    statistics: Statistics
+    lifetimes: Lifetimes
+    revisions: RevisionWatch
+    edge_name: str
+    object_bytes_max: int
+    variants: StoredVariants
+    purges: StandingRules = field(default_factory=StandingRules)
+    repositories: RepositoryStates = field(default_factory=RepositoryStates)
+    documents: DocumentJudge | None = None
+    """Judges manifests and whitelists."""
+    root_catalogs: RootCatalogs | None = None
+    """Pins the root catalogs of the newest manifests."""
+    threads: DiskThreads = field(default_factory=DiskThreads)
+    """Where small responses are loaded and stored."""
+    storing: HostSlots = field(default_factory=lambda: HostSlots(STORES_MAX, 1))

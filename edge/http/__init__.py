@@ -1,0 +1,1 @@
+"""HTTP as an edge speaks it: requests read, answers made. Pure."""

@@ -1,0 +1,1 @@
+"""What an edge is told, one module for each part of the file."""

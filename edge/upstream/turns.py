@@ -1,0 +1,83 @@
+"""Waiting for one's turn at a server to which as many requests are under way as may be, for a bounded time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+from cdn.clock import Clock
+from edge.upstream.health import ServerHealth, UpstreamBusyError
+
+WAITING_MAX: Final = 1024
+"""How many requests may wait for one server."""
+
+
+class Turns:
+    """Lets requests to a server through, in the order in which they came.
+
+    Args:
+        seconds_max: how long one waits.
+        clock: the time.
+    """
+
+    def __init__(self, seconds_max: float, clock: Clock) -> None:
+        self._seconds_max = seconds_max
+        self._clock = clock
+        self._waiting: dict[ServerHealth, deque[asyncio.Future[None]]] = {}
+
+    @asynccontextmanager
+    async def hold(self, server: ServerHealth, url: str) -> AsyncIterator[None]:
+        """Counts as under way to a server while the block runs.
+
+        Raises:
+            UpstreamBusyError: it was not this request's turn in time.
+        """
+        if server.is_full or server in self._waiting:
+            await self._wait(server, url)
+        else:
+            server.begin(self._clock.monotonic())
+        try:
+            yield
+        finally:
+            self._end(server)
+
+    async def _wait(self, server: ServerHealth, url: str) -> None:
+        waiting = self._waiting.setdefault(server, deque())
+        if len(waiting) >= WAITING_MAX:
+            raise UpstreamBusyError(url, f"{WAITING_MAX} requests wait for this server already")
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiting.append(turn)
+        try:
+            async with asyncio.timeout(self._seconds_max):
+                await turn
+        except BaseException as error:
+            if turn.done() and not turn.cancelled():  # it came, but nobody is there any more
+                self._end(server)
+            else:
+                self._leave(server, turn)
+            if isinstance(error, TimeoutError):
+                reason = f"{server.connections_max} requests are under way to it, and none ended in time"
+                raise UpstreamBusyError(url, reason) from None
+            raise
+
+    def _end(self, server: ServerHealth) -> None:
+        server.end()
+        waiting = self._waiting.get(server)
+        while waiting and not server.is_full:
+            turn = waiting.popleft()
+            if not turn.done():
+                server.begin(self._clock.monotonic())  # here, so that nobody who comes now takes the place
+                turn.set_result(None)
+        if waiting is not None and not waiting:
+            del self._waiting[server]
+
+    def _leave(self, server: ServerHealth, turn: asyncio.Future[None]) -> None:
+        waiting = self._waiting.get(server)
+        if waiting is not None:
+            if turn in waiting:
+                waiting.remove(turn)
+            if not waiting:
+                del self._waiting[server]

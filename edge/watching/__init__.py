@@ -1,0 +1,1 @@
+"""What an edge counts, logs and shows to monitoring."""
