@@ -232,6 +232,18 @@ EXAMPLES: Final[dict[str, str]] = {
         # everything, in a script
         cdn edge purge --all --yes --no-wait
         """,
+    "edge drain": """
+        # out of service: clients are told to go elsewhere, answers under way finish
+        cdn edge drain
+        # while it can still be taken back
+        cdn edge drain --undo
+        # and end the process when it is done
+        cdn edge drain --stop
+        """,
+    "edge upgrade": """
+        cdn edge upgrade
+        cdn edge upgrade --admin http://127.0.0.1:9155 --json
+        """,
     "geodns run": "cdn geodns run --config /etc/stratocast/geodns.toml",
     "geodns check-config": "cdn geodns check-config --config /etc/stratocast/geodns.toml",
     "geodns lookup": """

@@ -272,7 +272,7 @@ def _run(work: Any) -> None:
     bench = _bench()
     bench.runner.run(work)
     assert not bench.complaints, f"the loop was told {bench.complaints}"
-    assert bench.edge.watching.statistics.failures == 0, "a request crashed"
+    assert bench.edge.statistics.failures == 0, "a request crashed"
 
 
 async def _talk(bench: _Bench, pieces: list[bytes]) -> bytes:

@@ -75,7 +75,7 @@ async def test_what_is_cached_outlives_a_restart(world):
         assert (await again.get(target)).body == stored
         assert (await again.get(LARGE_TARGET)).body == LARGE
         assert (await again.get(MANIFEST)).body == manifest_bytes(1)
-        assert again.edge.watching.statistics.hits == 3
+        assert again.edge.statistics.hits == 3
 
 
 async def test_time_goes_forward_over_a_restart(world):
@@ -97,7 +97,7 @@ async def test_a_byte_that_flipped_on_disk_is_caught_and_healed_without_a_client
     async with restarted(world) as again:
         answer = await again.get(target)
         assert (answer.is_whole, answer.body == stored) == (True, True)
-        assert again.edge.watching.statistics.disk_failures == 1
+        assert again.edge.statistics.disk_failures == 1
         await again.settled()
         assert again.origin.count(target) == 2
         assert "; hit" in (await again.get(target)).headers["cache-status"]
@@ -178,7 +178,7 @@ async def test_a_cache_directory_that_vanished_is_a_cache_that_stores_nothing(wo
     world.origin.replies[LARGE_TARGET] = Reply(LARGE)
     assert (await world.get(LARGE_TARGET)).body == LARGE
     await world.settled()
-    assert world.edge.watching.statistics.storage_failures >= 2
+    assert world.edge.statistics.storage_failures >= 2
 
 
 async def test_the_disk_limit_holds_and_the_least_recently_used_goes_first(tmp_path):
@@ -196,7 +196,7 @@ async def test_the_disk_limit_holds_and_the_least_recently_used_goes_first(tmp_p
         on_disk = sum(occupied(path.stat().st_size) for path in world.cached_files())
         assert on_disk == world.edge.parts.supplies.disk.used_bytes
         assert on_disk > 6_000_000
-        assert world.edge.watching.statistics.evictions > 20
+        assert world.edge.statistics.evictions > 20
         assert any(path.name.endswith(".pinned") for path in world.cached_files())
 
 
@@ -333,7 +333,7 @@ async def test_a_disk_that_turns_read_only_in_the_middle_of_evicting_costs_only_
             target, stored = world.publish(os.urandom(300_000))
             assert (await world.get(target)).body == stored
             await world.settled()
-        assert world.edge.watching.statistics.storage_failures > 0
+        assert world.edge.statistics.storage_failures > 0
         monkeypatch.undo()
         for target, stored in kept:
             assert (await world.get(target)).body == stored

@@ -61,7 +61,7 @@ async def test_clients_that_take_little_are_not_cut_off_and_hold_one_piece_each(
         slow = world.edge.parts.shared.slow_readers
         assert 0 < slow.waiting_bytes <= CLIENTS * PIECE_BYTES_MAX
         assert not any(client.reader.at_eof() for client in clients)
-    assert world.edge.watching.statistics.slow_readers_cut == 0
+    assert world.edge.statistics.slow_readers_cut == 0
     assert world.origin.count(TARGET) == 1
 
 

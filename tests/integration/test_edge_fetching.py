@@ -56,7 +56,7 @@ async def test_many_clients_cause_one_fetch(world, size):
     answers = await asyncio.gather(*waiting)
     assert all(answer.body == stored for answer in answers)
     assert world.origin.count(target) == 1
-    assert (world.edge.watching.statistics.misses, world.edge.watching.statistics.collapsed) == (1, 49)
+    assert (world.edge.statistics.misses, world.edge.statistics.collapsed) == (1, 49)
     assert sum("collapsed" in answer.headers["cache-status"] for answer in answers) == 49
 
 
@@ -144,7 +144,7 @@ async def test_a_body_with_a_wrong_digest_is_fetched_elsewhere_and_nobody_notice
     target, stored = pair.publish(b"hello")
     pair.origins[0].replies[target] = Reply(flipped(stored))
     assert (await pair.get(target)).body == stored
-    assert pair.edge.watching.statistics.hash_failures == 2  # the second time past all caches
+    assert pair.edge.statistics.hash_failures == 2  # the second time past all caches
     assert pair.origins[0].asked[1].headers["cache-control"] == "no-cache"
     assert "; hit" in (await pair.get(target)).headers["cache-status"]
 
@@ -363,7 +363,7 @@ async def test_an_older_manifest_never_replaces_a_newer_one(pair):
     answer = await pair.get(MANIFEST)
     assert answer.body == manifest_bytes(7)
     assert "detail=upstreams-failed" in answer.headers["cache-status"]
-    assert pair.edge.watching.statistics.older_manifests == 1
+    assert pair.edge.statistics.older_manifests == 1
     pair.origins[1].replies[MANIFEST] = Reply(manifest_bytes(8))
     pair.advance(62)
     assert (await pair.get(MANIFEST)).body == manifest_bytes(8)
@@ -389,7 +389,7 @@ async def test_an_endless_manifest_is_given_up(pair):
     pair.origins[0].replies[MANIFEST] = Reply(b"x" * 1_000_000, is_chunked=True)
     pair.origins[1].replies[MANIFEST] = Reply(manifest_bytes(1))
     assert (await pair.get(MANIFEST)).body == manifest_bytes(1)
-    assert pair.edge.watching.statistics.bytes_fetched < 1_000_000
+    assert pair.edge.statistics.bytes_fetched < 1_000_000
 
 
 # --------------------------------------------------------------------------------------------------------------- repair

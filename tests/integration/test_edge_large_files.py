@@ -58,7 +58,7 @@ async def test_hits_of_large_objects_come_whole_and_in_order_with_others(world):
         LARGE if target == TARGET else small_body for target in order if target != "/nowhere"
     ]
     assert world.origin.count(TARGET) == 1
-    assert world.edge.watching.statistics.hits == 1 + 4 + 2
+    assert world.edge.statistics.hits == 1 + 4 + 2
 
 
 async def test_a_large_object_goes_over_a_unix_socket_too(world, tmp_path):
@@ -87,7 +87,7 @@ async def test_a_file_cut_short_while_it_is_sent_is_never_taken_for_the_whole(wo
         body, is_whole = await client._receive_body({"content-length": str(len(LARGE))})
     assert (status, is_whole) == (200, False)
     assert LARGE.startswith(body)
-    assert world.edge.watching.statistics.disk_failures == 1
+    assert world.edge.statistics.disk_failures == 1
     assert (await world.get(TARGET)).body == LARGE
     assert world.origin.count(TARGET) == 2
 
@@ -111,7 +111,7 @@ async def test_a_file_that_was_only_touched_or_evicted_while_it_is_sent_comes_wh
             await client.receive_head()
             change(cached_file(world))
             assert await client._receive_body({"content-length": str(len(LARGE))}) == (LARGE, True)
-    assert world.edge.watching.statistics.disk_failures == 0
+    assert world.edge.statistics.disk_failures == 0
 
 
 async def test_a_file_that_left_the_cache_is_let_go(world):
@@ -154,7 +154,7 @@ async def test_a_client_that_takes_nothing_is_cut_off_and_one_that_takes_some_is
             await slow.reader.readexactly(2_000_000)
             world.advance(limits.send_timeout * 0.6)
             world.edge.check_connections()
-        assert world.edge.watching.statistics.timeouts == 1
+        assert world.edge.statistics.timeouts == 1
         assert (await idle._receive_body({"content-length": str(len(LARGE))}))[1] is False
         assert await slow.reader.readexactly(len(LARGE) - 8_000_000) == LARGE[8_000_000:]
 

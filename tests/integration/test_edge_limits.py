@@ -44,10 +44,10 @@ async def test_one_address_cannot_take_all_connections(tmp_path):
         async with ClientFrom(world.edge.address, "127.0.0.2") as other:
             assert (await other.get("/healthz")).status == 200
         clients[0].writer.close()
-        await until(lambda: world.edge.watching.statistics.connections_open == 2)
+        await until(lambda: world.edge.statistics.connections_open == 2)
         async with ClientFrom(world.edge.address) as again:
             assert (await again.get("/healthz")).status == 200
-        assert world.edge.watching.statistics.connections_refused == 1
+        assert world.edge.statistics.connections_refused == 1
 
 
 async def test_networks_that_are_exempt_have_no_limit(tmp_path):
@@ -88,7 +88,7 @@ async def test_too_many_requests_of_one_address_are_told_when_to_come_again(tmp_
             assert (await client.get(target)).body == stored
         async with ClientFrom(world.edge.address, "127.0.0.2") as other:
             assert (await other.get(target)).body == stored
-        assert world.edge.watching.statistics.requests_limited == 2
+        assert world.edge.statistics.requests_limited == 2
 
 
 async def test_slow_readers_of_many_objects_hold_a_bounded_amount_of_memory(tmp_path):
@@ -104,12 +104,12 @@ async def test_slow_readers_of_many_objects_hold_a_bounded_amount_of_memory(tmp_
             client = await stack.enter_async_context(ClientFrom(world.edge.address, buffer_bytes=4096))
             clients.append(client)
             client.writer.write(f"GET {object_of(body)} HTTP/1.1\r\nHost: e\r\n\r\n".encode() * 8)
-        await until(lambda: world.edge.watching.statistics.slow_readers_cut > count // 2)
+        await until(lambda: world.edge.statistics.slow_readers_cut > count // 2)
         world.edge.check_connections()
         await until(
             lambda: (
-                world.edge.watching.statistics.connections_open
-                == count - world.edge.watching.statistics.slow_readers_cut
+                world.edge.statistics.connections_open
+                == count - world.edge.statistics.slow_readers_cut
             )
         )
         waiting = sum(each._transport.get_write_buffer_size() for each in shared.connections)
@@ -129,7 +129,7 @@ async def test_what_was_waiting_and_was_taken_does_not_count_any_more(tmp_path):
             await until(lambda: world.edge.parts.shared.slow_readers.waiting_bytes)
             assert [(await client.receive()).body == body for _ in range(8)] == [True] * 8
             await until(lambda: not world.edge.parts.shared.slow_readers.waiting_bytes)
-        assert world.edge.watching.statistics.slow_readers_cut == 0
+        assert world.edge.statistics.slow_readers_cut == 0
 
 
 async def test_one_client_that_asks_for_very_much_at_once_leaves_others_their_turn(tmp_path):

@@ -51,7 +51,7 @@ class TlsWorld:
 
     @property
     def failed(self) -> int:
-        return self.edge.watching.statistics.handshakes_failed
+        return self.edge.statistics.handshakes_failed
 
 
 @pytest.fixture
@@ -103,7 +103,7 @@ async def test_a_hit_over_tls_is_one_like_any_other(tls):
         assert (await client.get(tls.target)).body == tls.stored
         answer = await client.get(tls.target)
         assert (answer.body, answer.status) == (tls.stored, 200)
-        assert tls.edge.watching.statistics.memory_hits == 1
+        assert tls.edge.statistics.memory_hits == 1
         secure = client.writer.get_extra_info("ssl_object")
         assert secure.selected_alpn_protocol() == "http/1.1"
         assert secure.version() == "TLSv1.3"
@@ -181,8 +181,8 @@ async def test_slow_handshakes_count_as_connections_and_end_in_time(tls):
     for attacker in attackers:
         assert await attacker.is_closed()
         await attacker.__aexit__()
-    await until(lambda: tls.failed + tls.edge.watching.statistics.connections_refused == 4)
-    assert tls.edge.watching.statistics.connections_refused >= 1 or tls.failed == 4
+    await until(lambda: tls.failed + tls.edge.statistics.connections_refused == 4)
+    assert tls.edge.statistics.connections_refused >= 1 or tls.failed == 4
     assert (await tls.get()).body == tls.stored
 
 
@@ -192,7 +192,7 @@ async def test_when_handshakes_take_all_connections_more_are_refused(tls):
         await until(lambda: len(tls.edge._handshakes) == 2)
         async with Client((tls.host, tls.port)) as third:
             assert await third.is_closed()
-        assert tls.edge.watching.statistics.connections_refused == 1
+        assert tls.edge.statistics.connections_refused == 1
 
 
 async def test_a_renewed_certificate_greets_new_connections_and_old_ones_stay(tls, tmp_path):
@@ -209,7 +209,7 @@ async def test_a_broken_new_certificate_leaves_the_old_one(tls):
     before = client_context(tls.certificate)
     tls.key.write_text("nonsense")
     tls.edge.reload(tls.edge.config)
-    assert tls.edge.watching.statistics.reloads_failed == 1
+    assert tls.edge.statistics.reloads_failed == 1
     assert (await tls.get(before)).body == tls.stored
 
 

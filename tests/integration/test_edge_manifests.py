@@ -81,7 +81,7 @@ async def test_whoever_gets_a_new_manifest_finds_its_objects_there(world, public
         target = target_of(publication, kind)
         assert asked(world, target) == 1, kind
         assert is_hit(await world.get(target))
-    assert world.edge.watching.statistics.requests_answered == 6, "the edge's own requests are not counted"
+    assert world.edge.statistics.requests_answered == 6, "the edge's own requests are not counted"
 
 
 async def test_the_first_manifest_keeps_nobody_waiting_for_its_objects(world, publication):
@@ -129,7 +129,7 @@ async def test_a_manifest_whose_objects_no_upstream_has_does_not_replace_one_tha
         await world.edge.purge({"url": missing})
     kept = [origin.replies.pop(missing) for origin in world.origins]
     assert await revision(world) == 1
-    assert world.edge.watching.statistics.manifests_held_back == 2
+    assert world.edge.statistics.manifests_held_back == 2
     for origin, reply in zip(world.origins, kept, strict=True):
         origin.replies[missing] = reply
     world.advance(30)
@@ -239,7 +239,7 @@ async def test_a_whitelist_from_the_past_is_refused(world, publication):
     world.advance(100)
     world.origins[0].replies[WHITELIST] = Reply(publication.served[".cvmfswhitelist"])
     assert (await world.get(WHITELIST)).body == newer
-    assert world.edge.watching.statistics.older_manifests == 1
+    assert world.edge.statistics.older_manifests == 1
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>please log in</html>", b"x" * (1 << 20), b"x" * (1 << 21)])
@@ -385,6 +385,6 @@ async def test_metrics_tell_kinds_repositories_revisions_and_expiry(world, publi
     assert f'edge_whitelist_seconds_left{{repository="{REPOSITORY}"}} 2.59' in text
     assert 'edge_request_seconds_count{result="miss"} 3.0' in text
     assert "edge_clients 1.0" in text
-    requests, sent = world.edge.watching.statistics.tallies.by_repository()[REPOSITORY]
+    requests, sent = world.edge.statistics.tallies.by_repository()[REPOSITORY]
     assert requests >= 4
     assert sent > 3 * size

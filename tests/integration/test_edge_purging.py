@@ -128,7 +128,7 @@ async def test_a_rule_empties_memory_at_once_and_the_disk_soon(world, order):
     assert told["memory"] == 20
     await until(lambda: not world.cached_files())
     await until(lambda: not world.edge.status()["purges"])
-    assert world.edge.watching.statistics.purged_files == 20
+    assert world.edge.statistics.purged_files == 20
     world.advance(1)
     await cached(world, *targets)
     assert all(world.origin.count(target) == 2 for target in targets)

@@ -23,7 +23,7 @@ async def test_the_second_request_for_an_object_is_a_hit(world):
     assert "fwd=miss" in first.headers["cache-status"]
     assert "; hit" in second.headers["cache-status"]
     assert world.origin.count(target) == 1
-    assert (world.edge.watching.statistics.hits, world.edge.watching.statistics.misses) == (1, 1)
+    assert (world.edge.statistics.hits, world.edge.statistics.misses) == (1, 1)
 
 
 async def test_an_answer_carries_age_via_and_a_tag_that_is_the_digest(world):
@@ -300,7 +300,7 @@ async def test_a_refusal_comes_after_the_answers_before_it(world):
 async def test_a_head_that_does_not_come_is_timed_out(world):
     async with world.client() as client:
         await client.send(b"GET / HTTP/1.1\r\nHost")
-        while not world.edge.watching.statistics.connections_open:
+        while not world.edge.statistics.connections_open:
             await world.settled()
         await world.get("/healthz")
         world.advance(world.edge.config.limits.head_timeout + 1)
@@ -323,7 +323,7 @@ async def test_connections_over_the_limit_are_refused(tmp_path):
             await first.get("/healthz")
             await second.get("/healthz")
             assert await third.is_closed()
-        assert world.edge.watching.statistics.connections_refused == 1
+        assert world.edge.statistics.connections_refused == 1
 
 
 async def test_a_flood_of_pipelined_requests_does_not_fill_the_memory(world):

@@ -119,7 +119,7 @@ async def test_a_client_that_stops_sending_its_body_is_given_up(tmp_path):
             world.advance(6)
             world.edge.check_connections()
             assert await client.is_closed()
-        assert world.edge.watching.statistics.timeouts == 1
+        assert world.edge.statistics.timeouts == 1
         assert world.origin.asked == []
 
 
@@ -127,7 +127,7 @@ async def test_a_client_that_goes_away_in_the_middle_of_its_body_changes_nothing
     async with world.client() as client:
         await client.ask("/x", method="PUT", Content_Length="5")
         await client.send(b"he")
-    await until(lambda: world.edge.watching.statistics.connections_open == 0)
+    await until(lambda: world.edge.statistics.connections_open == 0)
     assert world.origin.asked == []
     assert (await world.get("/x")).status == 404
 

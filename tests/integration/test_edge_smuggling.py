@@ -133,7 +133,7 @@ async def test_a_head_that_can_be_read_in_two_ways_is_refused(world):
     for name, sent in HEADS.items():
         await _is_refused(world, name, [sent])
     assert world.origin.asked == []
-    assert world.edge.watching.statistics.failures == 0
+    assert world.edge.statistics.failures == 0
 
 
 async def test_what_is_not_spoken_here_is_refused(world):
@@ -145,7 +145,7 @@ async def test_what_is_not_spoken_here_is_refused(world):
 async def test_a_body_whose_end_is_not_certain_is_refused(world):
     for name, body in BODIES.items():
         await _is_refused(world, name, [CHUNKED + body])
-    assert world.edge.watching.statistics.failures == 0
+    assert world.edge.statistics.failures == 0
 
 
 async def test_how_the_bytes_arrive_makes_no_difference(world):

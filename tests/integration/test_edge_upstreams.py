@@ -173,7 +173,7 @@ async def test_a_second_server_is_asked_beside_one_that_hangs_and_the_first_is_l
     await until(lambda: health(hedging, 0).in_flight == 0)
     upstreams = hedging.edge.parts.supplies.health
     assert (upstreams.hedged, upstreams.hedges_won, upstreams.hedges_lost) == (1, 1, 0)
-    assert (hedging.edge.watching.statistics.misses, hedging.edge.watching.statistics.collapsed) == (1, 9)
+    assert (hedging.edge.statistics.misses, hedging.edge.statistics.collapsed) == (1, 9)
 
 
 async def test_a_first_server_that_answers_after_all_wins(hedging):
@@ -202,7 +202,7 @@ async def test_a_second_server_with_wrong_bytes_does_not_win(hedging):
 
     hedging.origins[1].replies[target] = wrong
     assert (await hedging.get(target)).body == stored
-    assert hedging.edge.watching.statistics.hash_failures >= 1
+    assert hedging.edge.statistics.hash_failures >= 1
 
 
 async def test_an_error_of_one_does_not_end_the_wait_for_the_other(hedging):
