@@ -53,7 +53,7 @@ def take_all_descriptors(connections_max: int) -> None:
     if connections < connections_max:
         reason = f"{count} file descriptors are enough for {connections} of {connections_max} connections"
         event(
-            "edge.cache.descriptors.few",
+            "edge.descriptors.few",
             level="warning",
             reason=f"{reason}; raise LimitNOFILE or lower connections_max",
         )

@@ -311,7 +311,7 @@ class Connection(ClientStream):
         except Exception as error:  # noqa: BLE001 -- a mistake of ours costs one connection, not the server
             self._shared.statistics.failures += 1
             event(
-                "edge.http.request.crashed",
+                "edge.request.crashed",
                 level="error",
                 target=request.target,
                 error=f"{type(error).__name__}: {error}",

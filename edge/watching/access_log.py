@@ -144,7 +144,7 @@ class AccessLog:
             os.write(self._descriptor, data)
         except OSError as error:
             self._statistics.log_lines_dropped += len(accesses)
-            event("edge.watching.access_log.failed", level="warning", path=self._path, reason=str(error))
+            event("edge.access_log.failed", level="warning", path=self._path, reason=str(error))
             self._close()
 
     def _open(self) -> int:

@@ -108,7 +108,7 @@ class Supervisor:
         self._keeping = [asyncio.create_task(self._keep(index)) for index in self._workers]
         self._keeping += [asyncio.create_task(self._poll_on()), asyncio.create_task(self._cover_on())]
         self._inheritance.serve()
-        event("edge.workers.supervisor.started", workers=[worker.pid for worker in self._workers.values()])
+        event("edge.supervisor.started", workers=[worker.pid for worker in self._workers.values()])
         sentences = ["answering on " + ", ".join(told[0]["places"]), f"{self._config.workers} workers"]
         if self._admin is not None:
             sentences.append("status and metrics on {} port {}".format(*self._admin.address))
@@ -172,7 +172,7 @@ class Supervisor:
         if ends:
             _, late = await asyncio.wait(ends, timeout=limits.drain_delay + limits.drain_timeout + _END_SECONDS)
             if late:
-                event("edge.workers.worker.late", level="warning", workers=len(late))
+                event("edge.worker.late", level="warning", workers=len(late))
         for task in self._keeping:
             task.cancel()
         await asyncio.gather(*self._keeping, return_exceptions=True)
@@ -273,7 +273,7 @@ class Supervisor:
                 return
             pause = PAUSE_SECONDS if self._clock.monotonic() - born_at > STEADY_SECONDS else pause
             event(
-                "edge.workers.worker.died",
+                "edge.worker.died",
                 level="error",
                 worker=index,
                 pid=worker.pid,
@@ -295,11 +295,11 @@ class Supervisor:
                 if self._closing is not None:
                     await worker.call("leave", {"delay_seconds": max(0.0, self._closes_at - self._clock.monotonic())})
             except CdnError as error:
-                event("edge.workers.worker.failed", level="error", worker=index, reason=str(error))
+                event("edge.worker.failed", level="error", worker=index, reason=str(error))
                 self._workers[index].kill()
             else:
                 self._workers_changed.set()
-                event("edge.workers.worker.replaced", worker=index, pid=worker.pid)
+                event("edge.worker.replaced", worker=index, pid=worker.pid)
 
     async def _cover_on(self) -> None:
         """Has the workers that are left accept for those that are gone."""
@@ -316,7 +316,7 @@ class Supervisor:
                     with suppress(CdnError):  # one that is gone is stood in for next
                         await self._workers[index].call("stand_in", {"for": wanted[index]})
                         told[pid] = wanted[index]
-                        event("edge.workers.worker.stands_in", worker=index, others=list(wanted[index]))
+                        event("edge.worker.stands_in", worker=index, others=list(wanted[index]))
 
     # ------------------------------------------------------------------------------------------------ the operator
 
@@ -454,7 +454,7 @@ class Supervisor:
         while True:
             await asyncio.sleep(POLL_SECONDS)
             for worker in await self._poll():
-                event("edge.workers.worker.hung", level="error", worker=worker.index, pid=worker.pid)
+                event("edge.worker.hung", level="error", worker=worker.index, pid=worker.pid)
                 worker.kill()
 
 

@@ -190,7 +190,7 @@ async def _serve(descriptor: int) -> int:
     for number in (signal.SIGINT, signal.SIGHUP):
         loop.add_signal_handler(number, lambda: None)  # meant for the supervisor, sent to all of a terminal
     status = await worker.run()
-    event("edge.workers.worker.ended", level="debug")
+    event("edge.worker.ended", level="debug")
     return status
 
 

@@ -106,12 +106,7 @@ async def test_slow_readers_of_many_objects_hold_a_bounded_amount_of_memory(tmp_
             client.writer.write(f"GET {object_of(body)} HTTP/1.1\r\nHost: e\r\n\r\n".encode() * 8)
         await until(lambda: world.edge.statistics.slow_readers_cut > count // 2)
         world.edge.check_connections()
-        await until(
-            lambda: (
-                world.edge.statistics.connections_open
-                == count - world.edge.statistics.slow_readers_cut
-            )
-        )
+        await until(lambda: world.edge.statistics.connections_open == count - world.edge.statistics.slow_readers_cut)
         waiting = sum(each._transport.get_write_buffer_size() for each in shared.connections)
         assert waiting <= limit
         assert shared.slow_readers.waiting_bytes == waiting

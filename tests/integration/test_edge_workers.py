@@ -147,7 +147,7 @@ async def test_a_worker_killed_under_load_loses_only_its_connections_and_comes_b
             before = [await value(edge, name) for name in ("edge_requests_total", "edge_bytes_served_total")]
             victim = (await pids(edge))[death % 2]
             os.kill(victim, signal.SIGKILL)
-            await asyncio.to_thread(edge.wait_for, f'(?s)("pid": {victim}.*edge.workers.worker.replaced)')
+            await asyncio.to_thread(edge.wait_for, f'(?s)("pid": {victim}.*edge.worker.replaced)')
             after = [await value(edge, name) for name in ("edge_requests_total", "edge_bytes_served_total")]
             assert all(late >= early for early, late in zip(before, after, strict=True))
         more = right + 200
@@ -174,7 +174,7 @@ async def test_what_a_killed_worker_was_writing_is_removed_when_it_comes_back(tm
         await until(lambda: list(tmp.iterdir()))
         owner = int(next(tmp.iterdir()).name.partition("-")[0])
         os.kill((await pids(edge))[owner], signal.SIGKILL)
-        await asyncio.to_thread(edge.wait_for, "edge.workers.worker.replaced")
+        await asyncio.to_thread(edge.wait_for, "edge.worker.replaced")
         assert list(tmp.iterdir()) == []
         origin.replies[object_of(LARGE)] = Reply(LARGE)
         assert (await get(edge, object_of(LARGE))).body == LARGE
@@ -220,7 +220,7 @@ async def test_a_drain_is_announced_can_be_undone_and_closes_the_doors_of_all(tm
         assert {(await get(edge, "/healthz")).status for _ in range(12)} == {503}
         assert (await get(edge, object_of(SMALL))).body == SMALL
         os.kill((await pids(edge))[0], signal.SIGKILL)  # its successor leaves as well
-        await asyncio.to_thread(edge.wait_for, "edge.workers.worker.replaced")
+        await asyncio.to_thread(edge.wait_for, "edge.worker.replaced")
         assert {(await get(edge, "/healthz")).status for _ in range(12)} == {503}
         assert (await command(edge, "drain", undo=True))["phase"] == "serving"
         assert {(await get(edge, "/healthz")).status for _ in range(12)} == {200}
@@ -253,7 +253,7 @@ async def test_a_reload_reaches_all_workers_or_with_a_mistake_none(tmp_path, ori
         assert {(await get(edge, target)).status for target in targets} == {200}
         victim = (await pids(edge))[1]
         os.kill(victim, signal.SIGKILL)  # its successor knows the new configuration, too
-        await asyncio.to_thread(edge.wait_for, "edge.workers.worker.replaced")
+        await asyncio.to_thread(edge.wait_for, "edge.worker.replaced")
         assert {(await get(edge, target, Cache_Control="no-cache")).status for target in targets * 2} == {200}
         assert await value(edge, "edge_reloads_total") == 2
 

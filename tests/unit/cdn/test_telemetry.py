@@ -90,7 +90,7 @@ def test_fields_may_be_called_name_and_level_does_not_collide(told):
 def test_events_below_the_level_asked_for_do_not_reach_the_sink():
     lines = []
     install_sink(lambda level, name, fields: lines.append(name), level="warning")
-    event("edge.http.request.served", level="info")
+    event("edge.request.served", level="info")
     event("edge.upstream.lost", level="error")
     install_sink(None)
     assert lines == ["edge.upstream.lost"]
@@ -105,7 +105,7 @@ def test_nothing_is_told_where_nobody_listens():
 @pytest.mark.parametrize("log_format", ["json", "console"])
 def test_a_hostile_name_can_neither_forge_a_log_line_nor_steer_a_terminal(stream, log_format):
     log_to(stream, level="info", log_format=log_format)
-    event("edge.http.request.refused", url="/a\n2026 edge.http.request.served\x1b[2J\x9b\x7f")
+    event("edge.request.refused", url="/a\n2026 edge.request.served\x1b[2J\x9b\x7f")
     written = stream.getvalue()
     assert written.count("\n") == 1
     assert "\x1b" not in written
