@@ -3,6 +3,7 @@ are."""
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Iterator
@@ -34,6 +35,17 @@ def _quiet_telemetry() -> Iterator[None]:
     yield
     install_sink(None)
     install_fault_hook(None)
+
+
+@pytest.fixture(autouse=True)
+def _plain_garbage() -> Iterator[None]:
+    """What a test arranged of the search for garbage ends with it: Hypothesis asks that search who holds what."""
+    thresholds, callbacks = gc.get_threshold(), list(gc.callbacks)
+    yield
+    if gc.get_threshold() != thresholds or gc.get_freeze_count():
+        gc.set_threshold(*thresholds)
+        gc.callbacks[:] = callbacks
+        gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

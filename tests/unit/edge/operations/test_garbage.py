@@ -10,12 +10,7 @@ from edge.operations.garbage import settle
 
 @pytest.fixture
 def settled():
-    thresholds, callbacks = gc.get_threshold(), list(gc.callbacks)
     settle()
-    yield
-    gc.callbacks[:] = callbacks
-    gc.set_threshold(*thresholds)
-    gc.unfreeze()
 
 
 class Kept:
