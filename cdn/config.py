@@ -147,7 +147,7 @@ def parse_config(kind: type[T], text: str, name: str) -> T:
         name: what messages call it.
 
     Raises:
-        ConfigError: the text has mistakes; the message has a line for each.
+        ConfigError: the text has mistakes; the message has a line for each, in the order of the text.
     """
     try:
         table = tomllib.loads(text)
@@ -159,16 +159,20 @@ def parse_config(kind: type[T], text: str, name: str) -> T:
     value = reader.table(kind, table, ())
     if reader.mistakes:
         lines = key_lines(text)
-        raise ConfigError("\n".join(_located(name, lines, path, reason) for path, reason in reader.mistakes))
+        ordered = sorted(reader.mistakes, key=lambda mistake: (not mistake[0], _line(lines, mistake[0])))
+        raise ConfigError("\n".join(_located(name, lines, path, reason) for path, reason in ordered))
     return cast("T", value)
 
 
+def _line(lines: Mapping[KeyPath, int], path: KeyPath) -> int:
+    """Where a mistake is; a key that is not there is looked for where its table begins."""
+    while path and path not in lines:
+        path = path[:-1]
+    return lines.get(path, 1)
+
+
 def _located(name: str, lines: Mapping[KeyPath, int], path: KeyPath, reason: str) -> str:
-    """Puts the place before a mistake; a key that is not there is looked for where its table begins."""
-    place = path
-    while place and place not in lines:
-        place = place[:-1]
-    return f"{name}:{lines.get(place, 1)}: {_dotted(path)}: {reason}" if path else f"{name}: {reason}"
+    return f"{name}:{_line(lines, path)}: {_dotted(path)}: {reason}" if path else f"{name}: {reason}"
 
 
 def _dotted(path: KeyPath) -> str:

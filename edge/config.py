@@ -71,7 +71,7 @@ class CacheSettings:
     directory: Path = Path("/var/cache/stratocast/edge")
     disk_bytes: Size = 20 << 30
     memory_bytes: Size = 256 << 20
-    pinned_share: float = 0.25
+    pinned_share: Annotated[float, Between(0, 0.9)] = 0.25
     memory_object_bytes: Size = 1 << 20
     object_bytes_max: Size = 4 << 30
     verify_seconds: Duration = 3600.0
@@ -79,8 +79,6 @@ class CacheSettings:
 
     def __post_init__(self) -> None:
         check_positive(self, "disk_bytes", "object_bytes_max")
-        if not 0 <= self.pinned_share <= 0.9:
-            raise ValueError("pinned_share: must be from 0 to 0.9")
         if self.memory_object_bytes > self.memory_bytes:
             raise ValueError("memory_object_bytes: is larger than memory_bytes")
 
@@ -152,7 +150,7 @@ class EdgeConfig:
 
     upstreams: tuple[UpstreamSettings, ...]
     name: str = ""
-    workers: int = 1
+    workers: Annotated[int, Between(1, WORKERS_MAX)] = 1
     listen: ListenSettings = field(default_factory=ListenSettings)
     admin: AdminSettings = field(default_factory=AdminSettings)
     forward: ForwardSettings = field(default_factory=ForwardSettings)
@@ -175,8 +173,6 @@ class EdgeConfig:
         self._check_workers()
 
     def _check_workers(self) -> None:
-        if not 1 <= self.workers <= WORKERS_MAX:
-            raise ValueError(f"workers: is a number from 1 to {WORKERS_MAX}")
         if self.cache.memory_object_bytes > self.cache.memory_bytes // self.workers:
             raise ValueError(
                 f"workers: memory_bytes of [cache] is shared out, and {self.cache.memory_bytes // self.workers} bytes "

@@ -112,13 +112,13 @@ url = "http://a/"
 weight = "2"
 """
     assert refused(text) == [
-        "edge.toml:2: prot: there is no such key; did you mean port?",
         "edge.toml:1: listen: expected a string, got an integer",
+        "edge.toml:2: prot: there is no such key; did you mean port?",
         'edge.toml:3: policy: must be one of "strict", "lenient", not \'strikt\'; did you mean strict?',
         "edge.toml:5: cache.ram_bytes: expected a size, got true or false",
         'edge.toml:6: cache.keep_seconds: expected a duration such as "5s" or "4m", got \'4 fortnights\'',
-        "edge.toml:11: upstreams[1].weight: expected a number, got a string",
         "edge.toml:10: upstreams[1].url: is required",
+        "edge.toml:11: upstreams[1].weight: expected a number, got a string",
     ]
 
 
@@ -169,8 +169,8 @@ def test_a_class_may_refuse_several_things_at_once():
             raise ValueError("a: is odd", "b: is odd", "the two are equal")
 
     assert refused("b = 1\na = 1", Pair) == [
-        "edge.toml:2: a: is odd",
         "edge.toml:1: b: is odd",
+        "edge.toml:2: a: is odd",
         "edge.toml: the two are equal",
     ]
 

@@ -24,6 +24,17 @@ def test_only_upstreams_are_needed():
     assert parse_config(EdgeConfig, GOOD, "x").forward.enabled
 
 
+def test_every_mistake_is_told_at_once_in_the_order_of_the_file():
+    text = "workers = 0\n" + GOOD + '[cache]\npinned_share = 2\n[listen]\naddresses = ["x"]\n'
+    with pytest.raises(ConfigError) as refused:
+        parse_config(EdgeConfig, text, "x")
+    assert [line.split(": ")[1] for line in str(refused.value).splitlines()] == [
+        "workers",
+        "cache.pinned_share",
+        "listen.addresses",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
