@@ -29,8 +29,8 @@ from cdn.hashing import Algorithm, digest_of
 from edge.cache.cache_file import FileFacts
 from edge.cache.disk_cache import DiskCache
 from edge.cache.shards import SHARDS, file_name
+from edge.http.caching import StoredHead
 from edge.http.headers import Headers
-from edge.http_caching import StoredHead
 from edge.watching.statistics import Statistics
 
 REPOSITORY: Final = "bench.example.org"

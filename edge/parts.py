@@ -14,12 +14,12 @@ from edge.cache.shards import Share
 from edge.cache.stored_variants import StoredVariants
 from edge.config import EdgeConfig, LifetimeSettings
 from edge.connection.shared import Shared
-from edge.content import Lifetimes
 from edge.documents.revisions import RevisionWatch
 from edge.documents.signed_documents import SignedDocuments
 from edge.fetch.collapsing import Flights
 from edge.fetch.orders import Supplies
 from edge.fetch.own_requests import OwnRequests
+from edge.lifetimes import Lifetimes
 from edge.operations.purger import Purger
 from edge.routing import Routes
 from edge.service import EdgeService

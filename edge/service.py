@@ -24,10 +24,7 @@ from edge.fetch.fetching import Fetch
 from edge.fetch.orders import FetchOrder, Supplies, UpstreamsFailedError
 from edge.fetch.passing import Passing
 from edge.http.answering import Answer, CacheStatus, Representation, answer_from, error_answer
-from edge.http.headers import Headers
-from edge.http.request import READING, Request, RequestError, method_refused
-from edge.http.target import parse_target
-from edge.http_caching import (
+from edge.http.caching import (
     Decision,
     Lifetime,
     conditional_fields,
@@ -37,6 +34,9 @@ from edge.http_caching import (
     selects,
     wants_validation,
 )
+from edge.http.headers import Headers
+from edge.http.request import READING, Request, RequestError, method_refused
+from edge.http.target import parse_target
 from edge.routing import Destination, Routes
 from edge.upstream.asking import siblings_turn
 from edge.watching.statistics import Result

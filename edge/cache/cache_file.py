@@ -20,8 +20,8 @@ from typing import Any, Final
 import msgspec
 
 from cdn.errors import DocumentError
+from edge.http.caching import StoredHead
 from edge.http.headers import Headers
-from edge.http_caching import StoredHead
 
 MAGIC: Final = b"stratoc1"
 _FOOTER: Final = struct.Struct("<II8s")

@@ -27,7 +27,7 @@ from edge.cache.disk_trouble import DiskTrouble
 from edge.cache.shards import WHOLE, Share, file_name
 from edge.cache.spool_file import SpoolFile
 from edge.cache.verified_bodies import Identity, VerifiedBodies, check_body, identity_of, pieces_of
-from edge.http_caching import StoredHead
+from edge.http.caching import StoredHead
 from edge.operations.purging import Verdict
 from edge.watching.statistics import Statistics
 

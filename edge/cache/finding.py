@@ -15,9 +15,9 @@ from edge.documents.repository_states import is_judged
 from edge.fetch.collapsing import Flights
 from edge.fetch.orders import Supplies
 from edge.http.answering import Representation
+from edge.http.caching import Lifetime, selects
 from edge.http.request import Request
 from edge.http.variants import LIST_STATUS, Variants, variant_key
-from edge.http_caching import Lifetime, selects
 from edge.operations.purging import Verdict
 from edge.routing import Destination
 

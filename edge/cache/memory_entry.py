@@ -7,8 +7,8 @@ from typing import Final
 
 from edge.content import Content
 from edge.http.answering import HIT, Representation, answer_from, render_head
+from edge.http.caching import Lifetime, StoredHead, must_always_validate, seconds_left
 from edge.http.request import Request
-from edge.http_caching import Lifetime, StoredHead, must_always_validate, seconds_left
 
 ENTRY_OVERHEAD_BYTES: Final = 1300
 """What an entry takes besides its body and its fields: objects, tables, notes of the queue; measured, see the tests."""

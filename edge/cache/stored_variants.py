@@ -13,8 +13,8 @@ from edge.cache.disk_cache import DiskCache
 from edge.cache.memory_cache import MemoryCache
 from edge.cache.memory_entry import MemoryEntry
 from edge.content import Content, digest_of_key
+from edge.http.caching import Lifetime, Selecting
 from edge.http.variants import LIST_STATUS, Variants, list_head, variant_key
-from edge.http_caching import Lifetime, Selecting
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,8 +17,8 @@ from cdn.telemetry import event
 from edge.cache.memory_entry import MemoryEntry
 from edge.content import Content
 from edge.fetch.arriving_body import ArrivingBody, NobodyWaits
+from edge.http.caching import StoredHead
 from edge.http.headers import Headers
-from edge.http_caching import StoredHead
 
 INTERIM_MAX: Final = 16
 """How many interim answers of one fetch are passed on."""

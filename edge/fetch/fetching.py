@@ -39,17 +39,9 @@ from edge.fetch.arriving_body import ArrivingBody
 from edge.fetch.collapsing import Arriving, Complete, Flight, Kept
 from edge.fetch.orders import FetchOrder, Supplies, UpstreamsFailedError
 from edge.http.answering import kept_fields
+from edge.http.caching import Lifetime, StoredHead, conditional_fields, dated, is_storable, refreshed, selecting_fields
 from edge.http.headers import Headers
 from edge.http.variants import variant_key
-from edge.http_caching import (
-    Lifetime,
-    StoredHead,
-    conditional_fields,
-    dated,
-    is_storable,
-    refreshed,
-    selecting_fields,
-)
 from edge.routing import Source
 from edge.upstream.asking import Asking, Attempt, Race, asked
 from edge.upstream.siblings import SIBLING_FIELD

@@ -14,12 +14,12 @@ from edge.cache.disk_threads import DiskThreads
 from edge.cache.memory_cache import MemoryCache
 from edge.cache.root_catalogs import RootCatalogs
 from edge.cache.stored_variants import StoredVariants
-from edge.content import Lifetimes
 from edge.documents.repository_states import RepositoryStates
 from edge.documents.revisions import RevisionWatch
 from edge.fetch.collapsing import Complete
+from edge.http.caching import StoredHead
 from edge.http.headers import Headers
-from edge.http_caching import StoredHead
+from edge.lifetimes import Lifetimes
 from edge.operations.purging import StandingRules
 from edge.routing import Destination, Source
 from edge.upstream.servers import UpstreamHealth

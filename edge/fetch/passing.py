@@ -18,10 +18,10 @@ from edge.connection.exchange import ClientGone, Exchange
 from edge.fetch.collapsing import Flights
 from edge.fetch.orders import FetchOrder, Supplies, UpstreamsFailedError, upstream_fields
 from edge.http.answering import Answer, CacheStatus, Representation, answer_from, kept_fields, passed_answer
+from edge.http.caching import StoredHead, also_invalidated, dated, invalidates
 from edge.http.headers import Headers, http_date
 from edge.http.request import Request, RequestError
 from edge.http.target import parse_target
-from edge.http_caching import StoredHead, also_invalidated, dated, invalidates
 from edge.routing import Destination, Source
 from edge.upstream.asking import asked
 from edge.upstream.health import UpstreamBusyError

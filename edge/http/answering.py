@@ -8,6 +8,7 @@ from http import HTTPStatus
 from typing import Final
 
 from edge.content import OBJECT_SECONDS, Content, ContentKind
+from edge.http.caching import Lifetime, StoredHead, current_age, explicit_lifetime, freshness_lifetime
 from edge.http.conditional import is_not_modified
 from edge.http.headers import Headers, http_date
 from edge.http.ranges import (
@@ -20,7 +21,6 @@ from edge.http.ranges import (
     requested_ranges,
 )
 from edge.http.request import Request, Version
-from edge.http_caching import Lifetime, StoredHead, current_age, explicit_lifetime, freshness_lifetime
 
 _DEFAULT_TYPES: Final = {
     ContentKind.OBJECT: "application/octet-stream",

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from cdn.errors import DocumentError
+from edge.http.caching import Selecting, StoredHead, is_selected_by, selecting_values
 from edge.http.headers import Headers
-from edge.http_caching import Selecting, StoredHead, is_selected_by, selecting_values
 
 VARIANTS_MAX: Final = 16
 """How many responses are kept for one URL."""

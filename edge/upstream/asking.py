@@ -17,8 +17,8 @@ from cdn.errors import SlowPeerError
 from cdn.transport.base import Request, Response
 from edge.fetch.collapsing import Flights
 from edge.fetch.orders import Supplies
+from edge.http.caching import wants_validation
 from edge.http.request import Request as HttpRequest
-from edge.http_caching import wants_validation
 from edge.routing import Destination, Source
 from edge.upstream.siblings import SIBLING_FIELD
 

@@ -8,9 +8,9 @@ from typing import Final
 from cdn.errors import DocumentError
 from edge.content import ContentKind
 from edge.http.answering import Answer
+from edge.http.caching import StoredHead
 from edge.http.headers import Headers
 from edge.http.request import Request
-from edge.http_caching import StoredHead
 from edge.routing import Destination
 from edge.watching.statistics import Result
 

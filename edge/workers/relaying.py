@@ -20,9 +20,9 @@ from edge.cache.shards import Share
 from edge.connection.exchange import Exchange
 from edge.content import ContentKind
 from edge.fetch.orders import Supplies, UpstreamsFailedError
+from edge.http.caching import Decision, decide
 from edge.http.request import READING, Request
 from edge.http.request_body import BodyDecoder
-from edge.http_caching import Decision, decide
 from edge.routing import Destination
 from edge.workers.inside import socket_path
 from edge.workers.owners import OwnerConnection, Owners

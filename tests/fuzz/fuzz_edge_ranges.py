@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from edge.content import content_of
 from edge.http.answering import CacheStatus, Representation, answer_from
+from edge.http.caching import Lifetime, StoredHead
 from edge.http.headers import Headers
 from edge.http.ranges import RANGES_MAX, ByteRange
 from edge.http.request import Request
-from edge.http_caching import Lifetime, StoredHead
 from tests.fuzz.driver import main
 
 NOW = 1_700_000_000.0

@@ -8,9 +8,10 @@ from edge.cache.eviction import USES_MAX, Ghosts, worth
 from edge.cache.memory_cache import MemoryCache
 from edge.cache.memory_entry import MemoryEntry
 from edge.cache.shards import file_name
-from edge.content import Content, ContentKind, Lifetimes
+from edge.content import Content, ContentKind
+from edge.http.caching import StoredHead
 from edge.http.headers import Headers
-from edge.http_caching import StoredHead
+from edge.lifetimes import Lifetimes
 
 KEYS = st.sampled_from([f"k{number}" for number in range(40)])
 HEAD = StoredHead(200, Headers(()), 0.0, 0.0)

@@ -10,11 +10,7 @@ from cdn.errors import DocumentError
 from edge.cache.cache_file import FileFacts, parse_facts
 from edge.content import content_of, digest_of_key
 from edge.http.answering import Answer, CacheStatus, Representation, answer_from, render_head
-from edge.http.headers import Headers
-from edge.http.ranges import RANGES_MAX, UnsatisfiableRange, requested_ranges
-from edge.http.request import Request, RequestError, RequestLimits, RequestReader
-from edge.http.target import parse_target
-from edge.http_caching import (
+from edge.http.caching import (
     Decision,
     Lifetime,
     StoredHead,
@@ -28,6 +24,10 @@ from edge.http_caching import (
     selecting_fields,
     selects,
 )
+from edge.http.headers import Headers
+from edge.http.ranges import RANGES_MAX, UnsatisfiableRange, requested_ranges
+from edge.http.request import Request, RequestError, RequestLimits, RequestReader
+from edge.http.target import parse_target
 
 NOW = 1_700_000_000.0
 TOKENS = st.text("abcXYZ019-_", min_size=1, max_size=12)

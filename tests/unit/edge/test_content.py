@@ -3,7 +3,7 @@
 import pytest
 
 from cdn.hashing import Algorithm
-from edge.content import ContentKind, Lifetimes, content_of, digest_of_key, object_key
+from edge.content import ContentKind, content_of, digest_of_key, object_key
 
 HEX = "0123456789abcdef0123456789abcdef01234567"
 
@@ -46,14 +46,3 @@ def test_the_digest_is_found_again_from_the_key():
     assert digest_of_key(object_key(content)) == content.digest
     assert digest_of_key(f"http://example.org{path}?x=1") == content.digest
     assert digest_of_key("/cvmfs/sw/.cvmfspublished") is None
-
-
-def test_lifetimes_are_those_of_the_format():
-    lifetimes = Lifetimes(negative_seconds_max=3, stale_if_error_seconds=1000)
-    assert lifetimes.of(ContentKind.OBJECT, 200).is_immutable
-    assert lifetimes.of(ContentKind.MANIFEST, 200).default_seconds == 61
-    assert lifetimes.of(ContentKind.MANIFEST, 200).stale_if_error_seconds == 1000
-    assert lifetimes.of(ContentKind.OBJECT, 404).seconds_max == 3
-    assert not lifetimes.of(ContentKind.OBJECT, 404).is_immutable
-    assert not lifetimes.of(ContentKind.OBJECT, 301).is_immutable
-    assert lifetimes.of(ContentKind.OTHER, 200).default_seconds is None

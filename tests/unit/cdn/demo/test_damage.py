@@ -12,8 +12,8 @@ from cdn.hashing import Algorithm, digest_of
 from cdn.objects import Kind, ObjectName
 from edge.cache.disk_cache import DiskCache
 from edge.content import digest_of_key
+from edge.http.caching import StoredHead
 from edge.http.headers import Headers
-from edge.http_caching import StoredHead
 from edge.watching.statistics import Statistics
 
 

@@ -12,8 +12,8 @@ from edge.cache.cache_file import FileFacts, parse_facts, read_facts
 from edge.cache.disk_cache import DiskCache
 from edge.cache.disk_places import occupied
 from edge.cache.shards import Share, file_name
+from edge.http.caching import StoredHead
 from edge.http.headers import Headers
-from edge.http_caching import StoredHead
 from edge.watching.statistics import Statistics
 
 HEAD = StoredHead(200, Headers((("A", "é"), ("A", "2"))), 1.5, 2.5, (("accept", None),))

@@ -9,10 +9,11 @@ from cdn.hashing import Algorithm, digest_of
 from edge.cache.memory_cache import NEGATIVES_MAX, MemoryCache
 from edge.cache.memory_entry import ENTRY_OVERHEAD_BYTES, MemoryEntry
 from edge.cache.shards import file_name
-from edge.content import Content, ContentKind, Lifetimes, content_of
+from edge.content import Content, ContentKind, content_of
+from edge.http.caching import StoredHead
 from edge.http.headers import Headers
 from edge.http.request import Request
-from edge.http_caching import StoredHead
+from edge.lifetimes import Lifetimes
 
 NOW = 1_700_000_000.0
 CONTENT = Content(ContentKind.OTHER, "sw")

@@ -1,10 +1,11 @@
 """Heads of answers."""
 
-from edge.content import Content, ContentKind, Lifetimes, content_of
+from edge.content import Content, ContentKind, content_of
 from edge.http.answering import CacheStatus, Representation, answer_from, error_answer, kept_fields, render_head
+from edge.http.caching import StoredHead
 from edge.http.headers import Headers, http_date
 from edge.http.request import Request, Version
-from edge.http_caching import StoredHead
+from edge.lifetimes import Lifetimes
 
 NOW = 1_700_000_000.0
 LIFETIMES = Lifetimes()

@@ -2,7 +2,7 @@
 
 Nothing here knows a clock, a socket or a store: a stored response is a value, `now` is an argument, and what comes back
 is a decision. What this edge adds for repositories (an object never changes, a missing name is believed for seconds
-only) reaches these rules as a `Lifetime`, made by `edge.content`.
+only) reaches these rules as a `Lifetime`, made by `edge.lifetimes`.
 """
 
 from __future__ import annotations

@@ -2,8 +2,7 @@
 
 import pytest
 
-from edge.http.headers import Headers, http_date
-from edge.http_caching import (
+from edge.http.caching import (
     Decision,
     Lifetime,
     StoredHead,
@@ -25,6 +24,7 @@ from edge.http_caching import (
     selects,
     wants_validation,
 )
+from edge.http.headers import Headers, http_date
 
 NOW = 1_700_000_000.0
 ANY = Lifetime()
