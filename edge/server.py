@@ -383,7 +383,7 @@ class EdgeServer:
         return {"purge": self.purge, "drain": self.drain, **self._more_commands}
 
     async def purge(self, order: dict[str, object]) -> dict[str, object]:
-        """Forgets what an order says: see `operations.purging.PurgeOrder` and `operations.purger.Purger.purge`."""
+        """Forgets what an order says: see `operations.purge_orders.PurgeOrder` and `operations.purger.Purger.purge`."""
         return await self.parts.purger.purge(order)
 
     async def prepare_purge(self, order: dict[str, object]) -> dict[str, object]:

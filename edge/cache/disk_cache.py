@@ -24,11 +24,11 @@ from edge.cache.cache_file import FileFacts, read_facts
 from edge.cache.cache_lock import PATIENCE_SECONDS, TEMPORARY, CacheLock
 from edge.cache.disk_room import DiskRoom, storage_error
 from edge.cache.disk_trouble import DiskTrouble
+from edge.cache.purging import Verdict
 from edge.cache.shards import WHOLE, Share, file_name
 from edge.cache.spool_file import SpoolFile
 from edge.cache.verified_bodies import Identity, VerifiedBodies, check_body, identity_of, pieces_of
 from edge.http.caching import StoredHead
-from edge.operations.purging import Verdict
 from edge.watching.statistics import Statistics
 
 _OUTDATED_MODE: Final = 0o400

@@ -10,6 +10,7 @@ from cdn.errors import DocumentError
 from cdn.transport.slots import HostSlots
 from edge.cache.disk_cache import OpenFile
 from edge.cache.memory_entry import MemoryEntry
+from edge.cache.purging import Verdict
 from edge.content import Content, ContentKind
 from edge.documents.repository_states import is_judged
 from edge.fetch.collapsing import Flights
@@ -18,7 +19,6 @@ from edge.http.answering import Representation
 from edge.http.caching import Lifetime, selects
 from edge.http.request import Request
 from edge.http.variants import LIST_STATUS, Variants, variant_key
-from edge.operations.purging import Verdict
 from edge.routing import Destination
 
 LOADS_MAX: Final = 32

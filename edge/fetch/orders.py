@@ -12,6 +12,7 @@ from cdn.transport.slots import HostSlots
 from edge.cache.disk_cache import DiskCache
 from edge.cache.disk_threads import DiskThreads
 from edge.cache.memory_cache import MemoryCache
+from edge.cache.purging import StandingRules
 from edge.cache.root_catalogs import RootCatalogs
 from edge.cache.stored_variants import StoredVariants
 from edge.documents.repository_states import RepositoryStates
@@ -20,7 +21,6 @@ from edge.fetch.collapsing import Complete
 from edge.http.caching import StoredHead
 from edge.http.headers import Headers
 from edge.lifetimes import Lifetimes
-from edge.operations.purging import StandingRules
 from edge.routing import Destination, Source
 from edge.upstream.servers import UpstreamHealth
 from edge.upstream.siblings import Siblings

@@ -15,7 +15,7 @@ _POLL_SECONDS: Final = 0.2
 _DRAIN_SURPLUS_SECONDS: Final = 10.0
 _UPGRADE_SECONDS: Final = 130.0
 Order = dict[str, object]
-"""What `edge.operations.purging.PurgeOrder` reads."""
+"""What `edge.operations.purge_orders.PurgeOrder` reads."""
 
 
 def orders_of(

@@ -19,8 +19,8 @@ from typing import Any, Final
 from cdn.errors import DocumentError, StorageError, UsageError
 from cdn.telemetry import event, fault_point
 from edge.cache.disk_room import storage_error
+from edge.cache.purging import RULES_MAX, Rule
 from edge.cache.shards import SHARDS
-from edge.operations.purging import RULES_MAX, Rule
 
 LEDGER_BYTES_MAX: Final = 4 << 20
 _ALL_SHARDS: Final = (1 << SHARDS) - 1

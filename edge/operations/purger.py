@@ -16,6 +16,7 @@ from typing import Final
 
 from cdn.errors import CdnError, StorageError, UsageError
 from cdn.telemetry import event
+from edge.cache.purging import RULES_MAX, Rule, StandingRules, Verdict, judge
 from edge.cache.stored_variants import Purged
 from edge.content import Content
 from edge.documents.revision_objects import RevisionObjects
@@ -23,7 +24,7 @@ from edge.fetch.collapsing import Flights
 from edge.fetch.orders import Supplies
 from edge.http.request import RequestError
 from edge.operations.purge_ledger import PurgeLedger
-from edge.operations.purging import RULES_MAX, PurgeOrder, Rule, StandingRules, Verdict, judge, rule_of
+from edge.operations.purge_orders import PurgeOrder, rule_of
 from edge.routing import Destination
 from edge.settings.checks import url_target
 from edge.settings.upstreams import REPOSITORIES_PATH, UpstreamSettings

@@ -9,9 +9,9 @@ import pytest
 from cdn.errors import StorageError, UsageError
 from cdn.hashing import Algorithm
 from cdn.objects import ObjectName
+from edge.cache.purging import RULES_MAX, Rule
 from edge.config import UpstreamSettings
 from edge.operations.purge_ledger import PurgeLedger
-from edge.operations.purging import RULES_MAX, Rule
 from tests.fakes.edge import BASE, REPOSITORY, edge_world, manifest_bytes, object_of, until
 from tests.fakes.origin import Reply
 from tests.fakes.repositories import Publication

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from cdn.errors import StorageError, UsageError
 from cdn.telemetry import FaultInjected, faults_armed
+from edge.cache.purging import RULES_MAX, Rule
 from edge.operations.purge_ledger import PurgeLedger
-from edge.operations.purging import RULES_MAX, Rule
 
 ONE, TWO = Rule("one", 1.0, prefixes=("/one",)), Rule("two", 2.0, is_soft=True, repositories=("two",))
 

@@ -1,10 +1,11 @@
-"""What a purge means, and what it covers."""
+"""What an order to purge means, and what it covers."""
 
 import pytest
 from hypothesis import given
 
-from cdn.errors import DocumentError, UsageError
-from edge.operations.purging import PurgeOrder, Rule, Verdict, judge, rule_of
+from cdn.errors import UsageError
+from edge.cache.purging import Rule
+from edge.operations.purge_orders import PurgeOrder, rule_of
 from edge.settings.upstreams import UpstreamSettings
 from tests.strategies import repository_names
 
@@ -137,32 +138,8 @@ def test_everything_covers_everything(name):
     assert all(made.covers(key) for key in (f"object:{name}/data/ab/c", f"/cvmfs/{name}/x", f"site:/{name}", name))
 
 
-def test_what_came_later_is_kept():
-    made = rule(repository=SW, at=100.0)
-    assert judge([made], OBJECT, 100.0, 200.0) is Verdict.GONE
-    assert judge([made], OBJECT, 100.5, 200.0) is Verdict.KEPT
-    assert judge([made], "object:tw/data/ab/c", 1.0, 200.0) is Verdict.KEPT
-
-
-def test_what_comes_from_the_future_is_as_old_as_can_be():
-    assert judge([rule(all=True, at=100.0)], OBJECT, 300.0, 200.0) is Verdict.GONE
-
-
-def test_of_a_soft_and_a_hard_purge_the_hard_one_counts():
-    soft, hard = rule(soft=True, all=True), rule(repository=SW)
-    for rules in ([soft, hard], [hard, soft]):
-        assert judge(rules, OBJECT, 1.0, 200.0) is Verdict.GONE
-        assert judge(rules, "/cvmfs/tw/x", 1.0, 200.0) is Verdict.STALE
-
-
 @pytest.mark.parametrize("order", [{"all": True}, {"repository": SW}, {"prefix": "http://one.example.org/"}])
 @pytest.mark.parametrize("soft", [True, False])
 def test_a_rule_survives_being_written_down(order, soft):
     made = rule(soft=soft, **order)
     assert Rule.parse(made.to_document()) == made
-
-
-@pytest.mark.parametrize("change", [{"at": "x"}, {"prefixes": 7}, {"at": None}, {"repositories": None}])
-def test_a_damaged_rule_is_told(change):
-    with pytest.raises(DocumentError, match="malformed"):
-        Rule.parse({**rule(all=True).to_document(), **change})
