@@ -18,11 +18,11 @@ from edge.documents.revisions import RevisionWatch
 from edge.documents.signed_documents import SignedDocuments
 from edge.fetch.collapsing import Flights
 from edge.fetch.orders import Supplies
-from edge.fetch.own_requests import OwnRequests
 from edge.lifetimes import Lifetimes
 from edge.operations.purger import Purger
 from edge.routing import Routes
-from edge.service import EdgeService
+from edge.serving.own_requests import OwnRequests
+from edge.serving.service import EdgeService
 from edge.upstream.fetcher import UpstreamFetcher
 from edge.upstream.probing import Prober
 from edge.upstream.servers import UpstreamHealth, servers_of

@@ -22,8 +22,8 @@ from edge.content import Content, ContentKind, object_key
 from edge.documents.repository_states import is_whitelist, lists, read_whitelist
 from edge.documents.revisions import Order, read_manifest
 from edge.fetch.orders import FetchOrder, Supplies
-from edge.fetch.own_requests import Obtained, OwnRequests
 from edge.routing import Destination
+from edge.serving.own_requests import Obtained, OwnRequests
 from edge.settings.manifests import ManifestSettings
 
 REMIND_SECONDS: Final = 600.0

@@ -19,7 +19,7 @@ from edge.documents.repository_states import RepositoryStates
 from edge.documents.revisions import RevisionWatch
 from edge.fetch.collapsing import Complete
 from edge.http.caching import StoredHead
-from edge.http.headers import Headers
+from edge.http.headers import Headers, upstream_fields
 from edge.lifetimes import Lifetimes
 from edge.routing import Destination, Source
 from edge.upstream.servers import UpstreamHealth
@@ -64,18 +64,6 @@ class FetchOrder:
     def fields(self, edge_name: str) -> dict[str, str]:
         """The fields of a request to an upstream."""
         return upstream_fields(self.request, self.via, edge_name)
-
-
-def upstream_fields(request: Headers, via: str, edge_name: str) -> dict[str, str]:
-    """Fields as they are sent to an upstream, repeated ones as one list (RFC 9110 §5.3; for `Cookie` RFC 6265 §5.4)."""
-    fields: dict[str, str] = {}
-    for name in dict.fromkeys(name.lower() for name, _ in request):
-        values = request.every(name)
-        value = ("; " if name == "cookie" else ", ").join(values)
-        if value.isascii():
-            fields[name] = value
-    fields["Via"] = f"{via}, 1.1 {edge_name}" if via else f"1.1 {edge_name}"
-    return fields
 
 
 class UpstreamsFailedError(AllSourcesFailedError):

@@ -89,6 +89,18 @@ class Headers:
         return Headers(tuple([pair for pair in self.pairs if pair[0].lower() not in dropped]))
 
 
+def upstream_fields(request: Headers, via: str, edge_name: str) -> dict[str, str]:
+    """Fields as they are sent to an upstream, repeated ones as one list (RFC 9110 §5.3; for `Cookie` RFC 6265 §5.4)."""
+    fields: dict[str, str] = {}
+    for name in dict.fromkeys(name.lower() for name, _ in request):
+        values = request.every(name)
+        value = ("; " if name == "cookie" else ", ").join(values)
+        if value.isascii():
+            fields[name] = value
+    fields["Via"] = f"{via}, 1.1 {edge_name}" if via else f"1.1 {edge_name}"
+    return fields
+
+
 def tokens(text: str) -> tuple[str, ...]:
     """The members of a list of tokens, in lower case."""
     return tuple(token for part in text.split(",") if (token := part.strip().lower()))

@@ -15,12 +15,8 @@ from dataclasses import dataclass
 
 from cdn.errors import SlowPeerError
 from cdn.transport.base import Request, Response
-from edge.fetch.collapsing import Flights
 from edge.fetch.orders import Supplies
-from edge.http.caching import wants_validation
-from edge.http.request import Request as HttpRequest
-from edge.routing import Destination, Source
-from edge.upstream.siblings import SIBLING_FIELD
+from edge.routing import Source
 
 
 @asynccontextmanager
@@ -66,22 +62,6 @@ async def _answer(
     if health is not None:
         health.answered(clock.monotonic() - started, clock.monotonic())
     return response
-
-
-def siblings_turn(
-    supplies: Supplies, flights: Flights, request: HttpRequest, destination: Destination, flight_key: str
-) -> tuple[Source | None, str]:
-    """The sibling to ask first, if one keeps this, and under which key others find that fetch.
-
-    What a sibling asks for never waits for a fetch that may wait for that sibling.
-    """
-    is_alone = SIBLING_FIELD in request.headers or wants_validation(request.headers)
-    if is_alone or not supplies.siblings.has_others or flights.find(flight_key) is not None:
-        return None, flight_key
-    keeper = supplies.siblings.keeper(destination, supplies.health, supplies.clock.monotonic())
-    asking_key = f"{flight_key} of a sibling"
-    is_asked = keeper is not None or flights.find(asking_key) is not None
-    return keeper, asking_key if is_asked else flight_key
 
 
 @dataclass(frozen=True, slots=True)

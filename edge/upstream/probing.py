@@ -10,8 +10,8 @@ from typing import Final
 from cdn.errors import StatusError, TransportError
 from cdn.transport.base import Request
 from cdn.transport.download import retry_after_seconds
-from edge.fetch.orders import Supplies, upstream_fields
-from edge.http.headers import Headers
+from edge.fetch.orders import Supplies
+from edge.http.headers import Headers, upstream_fields
 from edge.routing import Source
 from edge.upstream.asking import asked
 from edge.upstream.health import CircuitState, ServerHealth

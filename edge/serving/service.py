@@ -11,34 +11,31 @@ from typing import Final
 from cdn.errors import CdnError, DocumentError, HashMismatchError, TransportError
 from cdn.telemetry import event
 from edge.cache.disk_cache import OpenFile
-from edge.cache.finding import Finder, Found, Stored
 from edge.cache.memory_entry import MemoryEntry
 from edge.cache.open_files import OpenFiles
 from edge.cache.shards import WHOLE, Share
-from edge.connection.body_pieces import arriving_pieces, file_pieces
 from edge.connection.exchange import Exchange
 from edge.connection.file_sender import is_in_memory
 from edge.content import Content, ContentKind
 from edge.fetch.collapsing import Arriving, Complete, Flight, Flights, FlightStopped, Kept, Outcome
 from edge.fetch.fetching import Fetch
 from edge.fetch.orders import FetchOrder, Supplies, UpstreamsFailedError
-from edge.fetch.passing import Passing
 from edge.http.answering import Answer, CacheStatus, Representation, answer_from, error_answer
 from edge.http.caching import (
     Decision,
     Lifetime,
-    conditional_fields,
     decide,
     lasts_for_ever,
-    may_stand_in,
     selects,
     wants_validation,
 )
-from edge.http.headers import Headers
 from edge.http.request import READING, Request, RequestError, method_refused
 from edge.http.target import parse_target
 from edge.routing import Destination, Routes
-from edge.upstream.asking import siblings_turn
+from edge.serving.body_pieces import arriving_pieces, file_pieces
+from edge.serving.finding import Finder, Found, Stored
+from edge.serving.ordering import Ordering
+from edge.serving.passing import Passing
 from edge.watching.statistics import Result
 from edge.workers.relayed_head import found_on_disk
 from edge.workers.relaying import Relay
@@ -48,18 +45,6 @@ ROUNDS_MAX: Final = 3
 DESTINATIONS_MAX: Final = 8192
 RETRY_SECONDS: Final = 5.0
 """How long a stale answer is given before failed upstreams are asked again."""
-_NOT_PASSED_ON: Final = (
-    "Authorization",
-    "Expect",
-    "Host",
-    "If-Match",
-    "If-Modified-Since",
-    "If-None-Match",
-    "If-Range",
-    "If-Unmodified-Since",
-    "Range",
-    "Via",
-)
 
 
 class EdgeService:
@@ -89,6 +74,7 @@ class EdgeService:
         self._flights = flights
         self._destinations: dict[str, Destination] = {}
         self._finder = Finder(supplies, flights)
+        self._ordering = Ordering(supplies, flights)
         self._passing = Passing(supplies, flights)
         self._open_files = OpenFiles()
         self.is_draining = False
@@ -227,9 +213,13 @@ class EdgeService:
             await self._serve_stale(request, exchange, stored)
             return True
         if request.method == "HEAD" and stored is None:
-            await self._passing.serve_head(request, exchange, self._order(request, exchange, destination, found))
+            await self._passing.serve_head(
+                request, exchange, self._ordering.order(request, exchange.client, destination, found)
+            )
             return True
-        order = self._order(request, exchange, destination, found, is_validated=decision is not Decision.FETCH)
+        order = self._ordering.order(
+            request, exchange.client, destination, found, is_validated=decision is not Decision.FETCH
+        )
         if decision is Decision.SERVE_AND_VALIDATE and stored is not None:
             if order.is_shared and self._flights.find(order.flight_key) is None:
                 self._renew_behind(order, stored, now)
@@ -244,44 +234,6 @@ class EdgeService:
                 stored.retry_at = now + RETRY_SECONDS
             await self._serve_stale(request, exchange, stored)
             return True
-
-    def _order(
-        self,
-        request: Request,
-        exchange: Exchange,
-        destination: Destination,
-        found: Found,
-        *,
-        is_validated: bool = False,
-    ) -> FetchOrder:
-        """What to fetch for a request; credentials make it this client's alone, unless the answer says otherwise."""
-        passed = Headers()
-        is_other = destination.content.kind is ContentKind.OTHER
-        if is_other:
-            passed = request.headers.end_to_end().without(*_NOT_PASSED_ON)
-        elif destination.content.kind is ContentKind.GEO:
-            passed = Headers((("X-Forwarded-For", exchange.client),))
-        authorization = request.headers.get("Authorization")
-        if authorization is not None:
-            passed = Headers((*passed.pairs, ("Authorization", authorization)))
-        stored = found.fitting(request)
-        validated = stored.head if is_validated and stored is not None and conditional_fields(stored.head) else None
-        via = request.headers.joined("Via") or ""
-        keeper, flight_key = siblings_turn(self._with, self._flights, request, destination, found.flight_key)
-        return FetchOrder(
-            destination,
-            passed,
-            validated,
-            is_shared=authorization is None,
-            wants_fresh_copy=wants_validation(request.headers),
-            reason=_reason(request, found.stored),
-            via=via if via.isascii() else "",
-            may_keep=authorization is None or is_other,
-            has_stand_in=stored is not None
-            and may_stand_in(request.headers, stored.head, stored.lifetime, self._with.clock.now()),
-            keeper=keeper,
-            flight_key=flight_key,
-        )
 
     # ------------------------------------------------------------------------------------------------ fetching
 
@@ -448,15 +400,6 @@ class EdgeService:
         status_code, kind = (504, "connection_read_timeout") if error.is_timeout else (502, "destination_unavailable")
         answer, body = self._error(status_code, str(error), detail="upstreams-failed", proxy_error=kind)
         await self._send(exchange, destination.content, answer, body, Result.FAILED)
-
-
-def _reason(request: Request, stored: Stored | None) -> str:
-    """Why what is stored does not do (RFC 9211 §2.2)."""
-    if stored is None:
-        return "miss"
-    if not selects(stored.head, request.headers):
-        return "vary-miss"
-    return "request" if wants_validation(request.headers) else "stale"
 
 
 def _is_for(outcome: Arriving | Complete, request: Request) -> bool:
