@@ -90,8 +90,7 @@ _ADMIN = click.option(
 @click.pass_obj
 def status(out: Output, *, admin: str, watch: bool, interval: float, count: int) -> None:
     """Show how a running edge is doing."""
-    from edge.operations.operating import watch_status
-    from edge.running import fetch_status
+    from edge.operations.operating import fetch_status, watch_status
 
     if watch:
         watch_status(out, admin, interval_seconds=max(0.1, interval), count=count)

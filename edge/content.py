@@ -13,6 +13,8 @@ from cdn.objects import MANIFEST_PATH, WHITELIST_PATH, Kind, ObjectName
 
 OBJECT_SECONDS: Final = 259200
 """How long caches below may keep an object if the upstream does not say (spec §8.2)."""
+MANIFEST_BYTES_MAX: Final = 1 << 16
+WHITELIST_BYTES_MAX: Final = 1 << 20
 OBJECT_KEY: Final = "object:"
 SITE_KEY: Final = "site:"
 _ALTERNATIVE: Final = ".cvmfsalt-"
@@ -80,6 +82,21 @@ def content_of(path: str) -> Content:
     if name.startswith(_ALTERNATIVE):
         return Content(ContentKind.DOCUMENT, repository, _alternative_digest(name), name)
     return Content(_kind_of_name(name), repository, None, name if repository else path)
+
+
+def is_judged(content: Content) -> bool:
+    """Whether clients get this only when it is complete and was judged."""
+    return content.kind is ContentKind.MANIFEST or is_whitelist(content)
+
+
+def is_whitelist(content: Content) -> bool:
+    """Whether this is a whitelist, and not a signature beside one."""
+    return content.kind is ContentKind.WHITELIST and content.path == WHITELIST_PATH
+
+
+def judged_bytes_max(content: Content) -> int:
+    """How large what is judged may be."""
+    return MANIFEST_BYTES_MAX if content.kind is ContentKind.MANIFEST else WHITELIST_BYTES_MAX
 
 
 def object_key(content: Content) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from edge.metrics import Gauges
 from edge.parts import Parts
-from edge.watching.metrics import Gauges
 
 
 def gauges_of(parts: Parts) -> Gauges:
@@ -15,7 +15,7 @@ def gauges_of(parts: Parts) -> Gauges:
         supplies.health,
         len(parts.flights),
         supplies.clock.monotonic(),
-        supplies.repositories,
+        parts.documents.repositories,
         len(parts.purger.under_way()),
         supplies.clock.now(),
     )

@@ -14,12 +14,12 @@ from edge.cache.shards import Share
 from edge.cache.stored_variants import StoredVariants
 from edge.config import EdgeConfig, LifetimeSettings
 from edge.connection.shared import Shared
-from edge.documents.revisions import RevisionWatch
 from edge.documents.signed_documents import SignedDocuments
 from edge.fetch.collapsing import Flights
-from edge.fetch.orders import Supplies
+from edge.fetch.supplies import Supplies
 from edge.lifetimes import Lifetimes
 from edge.operations.purger import Purger
+from edge.relaying.neighbours import Neighbours, OwnMemory, OwnVariants
 from edge.routing import Routes
 from edge.serving.own_requests import OwnRequests
 from edge.serving.service import EdgeService
@@ -30,7 +30,6 @@ from edge.upstream.siblings import Siblings
 from edge.upstream.turns import Turns
 from edge.watching.access_log import AccessLog
 from edge.watching.statistics import Statistics
-from edge.workers.neighbours import Neighbours, OwnMemory, OwnVariants
 
 
 @dataclass(slots=True)
@@ -158,7 +157,6 @@ def _supplies(
         clock=clock,
         statistics=statistics,
         lifetimes=_lifetimes(config.lifetimes),
-        revisions=RevisionWatch(),
         edge_name=name,
         object_bytes_max=config.cache.object_bytes_max,
         variants=StoredVariants(memory, disk, clock) if share.is_whole else OwnVariants(memory, disk, clock, share),

@@ -1,4 +1,4 @@
-"""An edge as a process, and asking one how it is."""
+"""An edge as a process."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final
 
 from cdn import daemon
 from cdn.errors import CdnError
@@ -19,9 +18,6 @@ from edge.operations.garbage import settle
 from edge.operations.succession import VARIABLE, Inheritance, take_inheritance
 from edge.operations.upgrading import Upgrade
 from edge.server import EdgeServer
-
-KIND_OF_SERVICE: Final = "an edge"
-ADMIN_EXAMPLE: Final = "http://127.0.0.1:9154"
 
 
 def run_until_stopped(config_path: Path, config: EdgeConfig, on_ready: Callable[[str], None]) -> None:
@@ -113,8 +109,3 @@ class _EdgeService:
         event("edge.server.stopping")
         await self._server.stop()
         event("edge.server.stopped")
-
-
-def fetch_status(admin_url: str) -> dict[str, object]:
-    """Asks a running edge how it is; see `daemon.ask_status`."""
-    return daemon.ask_status(admin_url, what=KIND_OF_SERVICE, example=ADMIN_EXAMPLE, has="upstreams")

@@ -28,12 +28,12 @@ from edge.connection.listeners import Listeners, bound_address, open_admin, open
 from edge.connection.protocol import Connection
 from edge.connection.tls import Handshakes
 from edge.description import described, gauges_of
+from edge.metrics import render_metrics
 from edge.operations.draining import Drain, Phase, parse_drain_order
 from edge.operations.naming import own_name, place_of
 from edge.operations.readiness import why_not_ready
 from edge.parts import Parts, build_parts
 from edge.settings.listen import TcpAddress
-from edge.watching.metrics import render_metrics
 from edge.watching.statistics import Statistics
 
 CHECK_SECONDS: Final = 1.0

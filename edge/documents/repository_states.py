@@ -11,14 +11,10 @@ from cdn.certificate import Certificate
 from cdn.errors import DocumentError
 from cdn.hashing import Digest
 from cdn.manifest import Manifest
-from cdn.objects import WHITELIST_PATH
 from cdn.signing import body_of
 from cdn.whitelist import Whitelist
-from edge.content import Content, ContentKind
-from edge.documents.revisions import MANIFEST_BYTES_MAX
 
 REPOSITORIES_MAX: Final = 1000
-WHITELIST_BYTES_MAX: Final = 1 << 20
 REMINDER_SECONDS: Final = 21600.0
 """How often somebody is reminded of one whitelist."""
 
@@ -78,21 +74,6 @@ class RepositoryStates:
                 state.reminded_at = now
                 found.append((repository, left))
         return found
-
-
-def is_judged(content: Content) -> bool:
-    """Whether clients get this only when it is complete and was judged."""
-    return content.kind is ContentKind.MANIFEST or is_whitelist(content)
-
-
-def is_whitelist(content: Content) -> bool:
-    """Whether this is a whitelist, and not a signature beside one."""
-    return content.kind is ContentKind.WHITELIST and content.path == WHITELIST_PATH
-
-
-def judged_bytes_max(content: Content) -> int:
-    """How large what is judged may be."""
-    return MANIFEST_BYTES_MAX if content.kind is ContentKind.MANIFEST else WHITELIST_BYTES_MAX
 
 
 def read_whitelist(data: bytes, repository: str) -> Whitelist:

@@ -9,7 +9,6 @@ from typing import Final
 from cdn.errors import DocumentError
 from cdn.manifest import Manifest
 
-MANIFEST_BYTES_MAX: Final = 1 << 16
 FUTURE_SECONDS_MAX: Final = 86400.0
 """How far ahead of our clock a manifest may be; a number from a far future would lock out all that follow."""
 _WATCHED_MAX: Final = 10_000

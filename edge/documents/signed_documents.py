@@ -18,10 +18,11 @@ from cdn.hashing import Digest
 from cdn.manifest import Manifest
 from cdn.objects import MANIFEST_PATH, WHITELIST_PATH, Kind, ObjectName
 from cdn.telemetry import event
-from edge.content import Content, ContentKind, object_key
-from edge.documents.repository_states import is_whitelist, lists, read_whitelist
-from edge.documents.revisions import Order, read_manifest
-from edge.fetch.orders import FetchOrder, Supplies
+from edge.content import Content, ContentKind, is_whitelist, object_key
+from edge.documents.repository_states import RepositoryStates, lists, read_whitelist
+from edge.documents.revisions import Order, RevisionWatch, read_manifest
+from edge.fetch.orders import FetchOrder
+from edge.fetch.supplies import Supplies
 from edge.routing import Destination
 from edge.serving.own_requests import Obtained, OwnRequests
 from edge.settings.manifests import ManifestSettings
@@ -33,7 +34,7 @@ class SignedDocuments:
     """Judges manifests and whitelists.
 
     Args:
-        supplies: caches, clock and what is known of repositories.
+        supplies: caches and clock.
         own: asks the edge itself.
         settings: how far it goes.
         on_new_repository: is told when requests for one more repository are counted apart.
@@ -50,6 +51,8 @@ class SignedDocuments:
         self._with = supplies
         self._own = own
         self.settings = settings
+        self.repositories = RepositoryStates()
+        self._revisions = RevisionWatch()
 
     async def judge(self, order: FetchOrder, data: bytes) -> None:
         """Accepts what an upstream gave, or not.
@@ -70,7 +73,7 @@ class SignedDocuments:
             if content.kind is ContentKind.MANIFEST:
                 self._note(destination, read_manifest(data, content.repository, self._with.clock.now()))
             elif is_whitelist(content):
-                self._with.repositories.note_whitelist(content.repository, read_whitelist(data, content.repository))
+                self.repositories.note_whitelist(content.repository, read_whitelist(data, content.repository))
         except DocumentError:
             return False
         return True
@@ -84,7 +87,7 @@ class SignedDocuments:
     def remind(self) -> None:
         """Warns of whitelists that expire soon."""
         now = self._with.clock.now()
-        for repository, left in self._with.repositories.expiring(now, self.settings.whitelist_warning):
+        for repository, left in self.repositories.expiring(now, self.settings.whitelist_warning):
             event("edge.whitelist.expiring", level="warning", repository=repository, seconds_left=round(left))
 
     # ------------------------------------------------------------------------------------------------ manifests
@@ -103,16 +106,16 @@ class SignedDocuments:
         Raises:
             RollbackError: it is older.
         """
-        found = self._with.revisions.compare(destination.key, manifest)
+        found = self._revisions.compare(destination.key, manifest)
         if found is Order.OLDER:
-            newest = self._with.revisions.newest(destination.key)
+            newest = self._revisions.newest(destination.key)
             raise RollbackError(f"revision {manifest.revision} is older than {newest}, which was seen")
         return found
 
     def _note(self, destination: Destination, manifest: Manifest) -> None:
-        if self._with.revisions.note(destination.key, manifest):
+        if self._revisions.note(destination.key, manifest):
             self._with.memory.forget_negatives(destination.content.repository)
-            self._with.repositories.note_manifest(destination.content.repository, manifest)
+            self.repositories.note_manifest(destination.content.repository, manifest)
             if self._with.statistics.tallies.admit([destination.content.repository]):
                 self._on_new_repository()
             if self._with.root_catalogs is not None:
@@ -138,7 +141,7 @@ class SignedDocuments:
     # ------------------------------------------------------------------------------------------------ whitelists
 
     def _judge_whitelist(self, destination: Destination, data: bytes) -> None:
-        repository, states = destination.content.repository, self._with.repositories
+        repository, states = destination.content.repository, self.repositories
         whitelist = read_whitelist(data, repository)
         state, now = states.of(repository), self._with.clock.now()
         is_valid = state.whitelist_expires_at is not None and state.whitelist_expires_at > now
@@ -159,7 +162,7 @@ class SignedDocuments:
         self._own.begin(_beside(destination, MANIFEST_PATH), is_fresh=True)
 
     def _certificate_at_hand(self, repository: str) -> bytes | None:
-        digest = self._with.repositories.of(repository).certificate
+        digest = self.repositories.of(repository).certificate
         if digest is None:
             return None
         path = ObjectName(digest, Kind.CERTIFICATE).path

@@ -33,11 +33,11 @@ from cdn.telemetry import event
 from cdn.transport.base import Request, Response
 from cdn.transport.download import NO_CACHE, retry_after_seconds
 from edge.cache.memory_entry import MemoryEntry
-from edge.content import ContentKind
-from edge.documents.repository_states import is_judged, judged_bytes_max
+from edge.content import ContentKind, is_judged, judged_bytes_max
 from edge.fetch.arriving_body import ArrivingBody
 from edge.fetch.collapsing import Arriving, Complete, Flight, Kept
-from edge.fetch.orders import FetchOrder, Supplies, UpstreamsFailedError
+from edge.fetch.orders import FetchOrder, UpstreamsFailedError
+from edge.fetch.supplies import Supplies
 from edge.http.answering import kept_fields
 from edge.http.caching import Lifetime, StoredHead, conditional_fields, dated, is_storable, refreshed, selecting_fields
 from edge.http.headers import Headers

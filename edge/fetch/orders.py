@@ -1,34 +1,14 @@
-"""What a fetch is told to fetch, what it works with, and how it says that nobody had it."""
+"""What a fetch is told to fetch, and how it says that nobody had it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Protocol
 
-from cdn.clock import Clock
 from cdn.errors import AllSourcesFailedError, SlowPeerError
-from cdn.transport.base import Fetcher
-from cdn.transport.slots import HostSlots
-from edge.cache.disk_cache import DiskCache
-from edge.cache.disk_threads import DiskThreads
-from edge.cache.memory_cache import MemoryCache
-from edge.cache.purging import StandingRules
-from edge.cache.root_catalogs import RootCatalogs
-from edge.cache.stored_variants import StoredVariants
-from edge.documents.repository_states import RepositoryStates
-from edge.documents.revisions import RevisionWatch
 from edge.fetch.collapsing import Complete
 from edge.http.caching import StoredHead
 from edge.http.headers import Headers, upstream_fields
-from edge.lifetimes import Lifetimes
 from edge.routing import Destination, Source
-from edge.upstream.servers import UpstreamHealth
-from edge.upstream.siblings import Siblings
-from edge.upstream.turns import Turns
-from edge.watching.statistics import Statistics
-
-STORES_MAX: Final = 64
-"""How many responses are being written to disk at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,43 +63,3 @@ class UpstreamsFailedError(AllSourcesFailedError):
     def is_timeout(self) -> bool:
         """Whether every upstream was too slow, rather than broken."""
         return bool(self.causes) and all(isinstance(cause, SlowPeerError) for cause in self.causes)
-
-
-class DocumentJudge(Protocol):
-    """Judges manifests and whitelists; see `edge.documents.signed_documents`."""
-
-    async def judge(self, order: FetchOrder, data: bytes) -> None:
-        """Accepts what an upstream gave, or raises `DocumentError` or `RollbackError`."""
-        ...
-
-    def loaded(self, destination: Destination, data: bytes) -> bool:
-        """Takes what an earlier run stored; False if it is of no use."""
-        ...
-
-
-@dataclass(slots=True)
-class Supplies:
-    """What fetches work with; `health`, `siblings` and `lifetimes` are replaced by a reload."""
-
-    fetcher: Fetcher
-    health: UpstreamHealth
-    siblings: Siblings
-    turns: Turns
-    memory: MemoryCache
-    disk: DiskCache
-    clock: Clock
-    statistics: Statistics
-    lifetimes: Lifetimes
-    revisions: RevisionWatch
-    edge_name: str
-    object_bytes_max: int
-    variants: StoredVariants
-    purges: StandingRules = field(default_factory=StandingRules)
-    repositories: RepositoryStates = field(default_factory=RepositoryStates)
-    documents: DocumentJudge | None = None
-    """Judges manifests and whitelists."""
-    root_catalogs: RootCatalogs | None = None
-    """Pins the root catalogs of the newest manifests."""
-    threads: DiskThreads = field(default_factory=DiskThreads)
-    """Where small responses are loaded and stored."""
-    storing: HostSlots = field(default_factory=lambda: HostSlots(STORES_MAX, 1))

@@ -9,13 +9,19 @@ from typing import Any, Final
 from cdn import daemon
 from cdn.errors import TransportError, UsageError
 from cdn.reporting import Output, Table, size_text
-from edge.running import ADMIN_EXAMPLE, KIND_OF_SERVICE, fetch_status
 
+KIND_OF_SERVICE: Final = "an edge"
+ADMIN_EXAMPLE: Final = "http://127.0.0.1:9154"
 _POLL_SECONDS: Final = 0.2
 _DRAIN_SURPLUS_SECONDS: Final = 10.0
 _UPGRADE_SECONDS: Final = 130.0
 Order = dict[str, object]
 """What `edge.operations.purge_orders.PurgeOrder` reads."""
+
+
+def fetch_status(admin_url: str) -> dict[str, object]:
+    """Asks a running edge how it is; see `daemon.ask_status`."""
+    return daemon.ask_status(admin_url, what=KIND_OF_SERVICE, example=ADMIN_EXAMPLE, has="upstreams")
 
 
 def orders_of(

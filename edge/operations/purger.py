@@ -21,7 +21,7 @@ from edge.cache.stored_variants import Purged
 from edge.content import Content
 from edge.documents.revision_objects import RevisionObjects
 from edge.fetch.collapsing import Flights
-from edge.fetch.orders import Supplies
+from edge.fetch.supplies import Supplies
 from edge.http.request import RequestError
 from edge.operations.purge_ledger import PurgeLedger
 from edge.operations.purge_orders import PurgeOrder, rule_of

@@ -11,10 +11,9 @@ from cdn.transport.slots import HostSlots
 from edge.cache.disk_cache import OpenFile
 from edge.cache.memory_entry import MemoryEntry
 from edge.cache.purging import Verdict
-from edge.content import Content, ContentKind
-from edge.documents.repository_states import is_judged
+from edge.content import Content, ContentKind, is_judged
 from edge.fetch.collapsing import Flights
-from edge.fetch.orders import Supplies
+from edge.fetch.supplies import Supplies
 from edge.http.answering import Representation
 from edge.http.caching import Lifetime, selects
 from edge.http.request import Request

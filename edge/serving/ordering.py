@@ -6,7 +6,8 @@ from typing import Final
 
 from edge.content import ContentKind
 from edge.fetch.collapsing import Flights
-from edge.fetch.orders import FetchOrder, Supplies
+from edge.fetch.orders import FetchOrder
+from edge.fetch.supplies import Supplies
 from edge.http.caching import conditional_fields, may_stand_in, selects, wants_validation
 from edge.http.headers import Headers
 from edge.http.request import Request

@@ -16,7 +16,8 @@ from cdn.transport.base import Request as UpstreamRequest
 from cdn.transport.base import Response
 from edge.connection.exchange import ClientGone, Exchange
 from edge.fetch.collapsing import Flights
-from edge.fetch.orders import FetchOrder, Supplies, UpstreamsFailedError
+from edge.fetch.orders import FetchOrder, UpstreamsFailedError
+from edge.fetch.supplies import Supplies
 from edge.http.answering import Answer, CacheStatus, Representation, answer_from, kept_fields, passed_answer
 from edge.http.caching import StoredHead, also_invalidated, dated, invalidates
 from edge.http.headers import Headers, http_date, upstream_fields

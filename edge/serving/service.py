@@ -19,7 +19,8 @@ from edge.connection.file_sender import is_in_memory
 from edge.content import Content, ContentKind
 from edge.fetch.collapsing import Arriving, Complete, Flight, Flights, FlightStopped, Kept, Outcome
 from edge.fetch.fetching import Fetch
-from edge.fetch.orders import FetchOrder, Supplies, UpstreamsFailedError
+from edge.fetch.orders import FetchOrder, UpstreamsFailedError
+from edge.fetch.supplies import Supplies
 from edge.http.answering import Answer, CacheStatus, Representation, answer_from, error_answer
 from edge.http.caching import (
     Decision,
@@ -31,14 +32,14 @@ from edge.http.caching import (
 )
 from edge.http.request import READING, Request, RequestError, method_refused
 from edge.http.target import parse_target
+from edge.relaying.relay import Relay
+from edge.relaying.relayed_head import found_on_disk
 from edge.routing import Destination, Routes
 from edge.serving.body_pieces import arriving_pieces, file_pieces
 from edge.serving.finding import Finder, Found, Stored
 from edge.serving.ordering import Ordering
 from edge.serving.passing import Passing
 from edge.watching.statistics import Result
-from edge.workers.relayed_head import found_on_disk
-from edge.workers.relaying import Relay
 
 ROUNDS_MAX: Final = 3
 """How often a request begins anew after what it waited for came to nothing that it has seen."""

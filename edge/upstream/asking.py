@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 from cdn.errors import SlowPeerError
 from cdn.transport.base import Request, Response
-from edge.fetch.orders import Supplies
 from edge.routing import Source
+from edge.upstream.supplies import UpstreamSupplies
 
 
 @asynccontextmanager
-async def asked(supplies: Supplies, source: Source, request: Request) -> AsyncIterator[Response]:
+async def asked(supplies: UpstreamSupplies, source: Source, request: Request) -> AsyncIterator[Response]:
     """Sends a request to an upstream when it is its turn, and keeps count of how the upstream does.
 
     Raises:
@@ -40,7 +40,7 @@ async def asked(supplies: Supplies, source: Source, request: Request) -> AsyncIt
 
 
 async def _answer(
-    supplies: Supplies, source: Source, request: Request, sending: AbstractAsyncContextManager[Response]
+    supplies: UpstreamSupplies, source: Source, request: Request, sending: AbstractAsyncContextManager[Response]
 ) -> Response:
     """The answer's head; how long that took counts for or against the upstream."""
     clock = supplies.clock
@@ -133,7 +133,7 @@ class Race:
         may_hedge: whether a second one may be sent beside a slow one.
     """
 
-    def __init__(self, supplies: Supplies, attempts: Iterable[Attempt], send: Send, *, may_hedge: bool) -> None:
+    def __init__(self, supplies: UpstreamSupplies, attempts: Iterable[Attempt], send: Send, *, may_hedge: bool) -> None:
         self._with = supplies
         self._waiting = deque(attempts)
         self._running: list[Asking] = []

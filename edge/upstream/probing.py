@@ -10,11 +10,11 @@ from typing import Final
 from cdn.errors import StatusError, TransportError
 from cdn.transport.base import Request
 from cdn.transport.download import retry_after_seconds
-from edge.fetch.orders import Supplies
 from edge.http.headers import Headers, upstream_fields
 from edge.routing import Source
 from edge.upstream.asking import asked
 from edge.upstream.health import CircuitState, ServerHealth
+from edge.upstream.supplies import UpstreamSupplies
 
 _ROUND_SECONDS: Final = 1.0
 _JITTER: Final = 0.2
@@ -32,7 +32,7 @@ class Prober:
 
     def __init__(
         self,
-        supplies: Supplies,
+        supplies: UpstreamSupplies,
         probes: Iterable[tuple[Source, float]],
         chance: Callable[[], float] = random.random,
     ) -> None:

@@ -26,9 +26,9 @@ from edge.operations.draining import parse_drain_order
 from edge.operations.readiness import why_not_ready
 from edge.operations.succession import NOTHING, Inheritance
 from edge.operations.upgrading import Upgrade
+from edge.relaying.inside import clear_sockets
 from edge.workers.channel import packed
 from edge.workers.config import reloaded, worker_config
-from edge.workers.inside import clear_sockets
 from edge.workers.merging import Tally, merged_values
 from edge.workers.process import WorkerProcess
 from edge.workers.standing_in import stand_ins

@@ -283,12 +283,12 @@ async def test_what_is_known_of_a_repository_outlives_a_restart(tmp_path, public
         await revision(world)
         await world.get(WHITELIST)
         await world.settled()
-        first = world.edge.parts.supplies.repositories.of(REPOSITORY)
+        first = world.edge.parts.documents.repositories.of(REPOSITORY)
     async with edge_world(tmp_path) as world:
         world.origin.is_dead = True
         await world.get(MANIFEST)
         await world.get(WHITELIST)
-        assert world.edge.parts.supplies.repositories.of(REPOSITORY) == first
+        assert world.edge.parts.documents.repositories.of(REPOSITORY) == first
         assert first.revision == 1
 
 

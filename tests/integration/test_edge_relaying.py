@@ -8,9 +8,9 @@ import pytest
 
 from cdn.clock import ManualClock
 from edge.cache.shards import Share
+from edge.relaying.relayed_head import CLIENT_FIELD, FORGET, KEY_FIELD, RESULT_FIELD
 from edge.server import EdgeServer
 from edge.settings.upstreams import UpstreamSettings
-from edge.workers.relayed_head import CLIENT_FIELD, FORGET, KEY_FIELD, RESULT_FIELD
 from tests.fakes.edge import BASE, Client, edge_config, manifest_bytes, object_of, until
 from tests.fakes.origin import Origin, Reply, running_origin
 

@@ -18,12 +18,12 @@ from edge.cache.stored_variants import StoredVariants
 from edge.config import LogSettings
 from edge.connection.shared import Shared
 from edge.fetch.collapsing import Flights
-from edge.fetch.orders import Supplies
+from edge.fetch.supplies import Supplies
+from edge.relaying.inside import InsideListener, InsideService, socket_path
+from edge.relaying.owners import Owners
+from edge.relaying.relay import Relay
 from edge.watching.access_log import AccessLog
 from edge.watching.statistics import Statistics
-from edge.workers.inside import InsideListener, InsideService, socket_path
-from edge.workers.owners import Owners
-from edge.workers.relaying import Relay
 
 _CONNECTIONS_MAX: Final = 1 << 20
 """Each comes from a request of a client at another worker, and those are limited there."""

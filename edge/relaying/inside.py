@@ -23,11 +23,11 @@ from edge.connection.listeners import is_answered
 from edge.connection.protocol import Connection
 from edge.connection.shared import Service, Shared
 from edge.fetch.collapsing import Flights
-from edge.fetch.orders import Supplies
+from edge.fetch.supplies import Supplies
 from edge.http.answering import Answer
 from edge.http.headers import Headers
 from edge.http.request import Request
-from edge.workers.relayed_head import CLIENT_FIELD, FORGET, KEY_FIELD, REPOSITORY_FIELD, RESULT_FIELD
+from edge.relaying.relayed_head import CLIENT_FIELD, FORGET, KEY_FIELD, REPOSITORY_FIELD, RESULT_FIELD
 
 SOCKET_PATH_BYTES_MAX: Final = 100
 

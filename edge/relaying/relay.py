@@ -19,14 +19,14 @@ from edge.cache.memory_entry import MemoryEntry
 from edge.cache.shards import Share
 from edge.connection.exchange import Exchange
 from edge.content import ContentKind
-from edge.fetch.orders import Supplies, UpstreamsFailedError
+from edge.fetch.orders import UpstreamsFailedError
+from edge.fetch.supplies import Supplies
 from edge.http.caching import Decision, decide
 from edge.http.request import READING, Request
 from edge.http.request_body import BodyDecoder
-from edge.routing import Destination
-from edge.workers.inside import socket_path
-from edge.workers.owners import OwnerConnection, Owners
-from edge.workers.relayed_head import (
+from edge.relaying.inside import socket_path
+from edge.relaying.owners import OwnerConnection, Owners
+from edge.relaying.relayed_head import (
     KEY_FIELD,
     REPOSITORY_FIELD,
     RelayedHead,
@@ -34,6 +34,7 @@ from edge.workers.relayed_head import (
     read_relayed_head,
     relayed_request,
 )
+from edge.routing import Destination
 
 _BODILESS: Final = frozenset({204, 304})
 

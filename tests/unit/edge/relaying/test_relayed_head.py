@@ -10,8 +10,7 @@ from edge.http.answering import Answer, render_head
 from edge.http.headers import Headers
 from edge.http.request import Request, RequestLimits, parse_request
 from edge.http.target import Target
-from edge.routing import Destination
-from edge.workers.relayed_head import (
+from edge.relaying.relayed_head import (
     CLIENT_FIELD,
     KEY_FIELD,
     RESULT_FIELD,
@@ -19,6 +18,7 @@ from edge.workers.relayed_head import (
     read_relayed_head,
     relayed_request,
 )
+from edge.routing import Destination
 
 LIMITS = RequestLimits()
 NAMES = st.from_regex(r"X-[A-Za-z0-9]{1,10}", fullmatch=True)
