@@ -22,6 +22,9 @@ _STATUS_LINE: Final = re.compile(r"HTTP/1\.([01]) ([1-9][0-9]{2})(?: .*)?")
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _CONTROLS: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
+_CHANGES_BODY: Final = re.compile(r"chunked|gzip|deflate|compress|^(br|zstd|)$")
+"""Transfer codings that leave other bytes on the wire than the body has. Of any other the body ends with the connection
+(RFC 9112 §6.3)."""
 _START: Final = b"HTTP/1."
 
 Fields = tuple[tuple[str, str], ...]
@@ -219,10 +222,10 @@ class AnswerReader:
         if not self._has_body or status in {204, 304}:
             self.is_complete = True
             return size
-        if codings:
-            if codings != ["chunked"]:
-                raise MalformedAnswer("its transfer coding is not known")
+        if codings == ["chunked"]:
             self._chunks = ChunkReader()
+        elif any(map(_CHANGES_BODY.search, codings)):
+            raise MalformedAnswer("its transfer coding is not known")
         self._left = size
         self.is_complete = size == 0
         return size

@@ -84,6 +84,8 @@ def test_a_body_without_framing_ends_with_the_connection() -> None:
     assert (got, reader.is_complete, reader.left) == (b"abc", False, None)
     assert reader.end()
     assert not reader.is_reusable
+    reader, got = read(OK + b"Content-Length: 1\r\nTransfer-Encoding: identity, X-Own\r\n\r\nabc")
+    assert (got, reader.left, reader.end(), reader.is_reusable) == (b"abc", None, True, False)
     for data in (GOOD[0][0][:-1], CHUNKED + b"3\r\nabc\r\n", OK):
         assert not read(data)[0].end()
 
@@ -99,6 +101,9 @@ BAD = [
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked, chunked\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nTransfer-Encoding: xchunked\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: x-gzip\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding:\r\n\r\n",
     b"HTTP/1.1 200 OK\r\n A: folded\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nA: b\r\n c\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nA: b\rContent-Length: 3\r\n\r\n",
