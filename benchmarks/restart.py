@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -24,6 +25,7 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness.machine import ROOT, file_system, machine, revision
+from benchmarks.harness.processes import processor_seconds, resident_bytes
 from benchmarks.harness.report import Spread, table, write
 from cdn.hashing import Algorithm, digest_of
 from edge.cache.cache_file import FileFacts
@@ -36,6 +38,21 @@ from edge.watching.statistics import Statistics
 REPOSITORY: Final = "bench.example.org"
 HEAD: Final = StoredHead(200, Headers((("Content-Type", "application/octet-stream"), ("ETag", '"1"'))), 1.7e9, 1.7e9)
 DEADLINE_SECONDS: Final = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What it took from the start of an edge to its first hit.
+
+    Args:
+        seconds: that passed.
+        processor_seconds: of all its processes.
+        megabytes: that its first process holds then.
+    """
+
+    seconds: float
+    processor_seconds: float
+    megabytes: float
 
 
 def stored_object(number: int) -> tuple[str, bytes]:
@@ -62,14 +79,14 @@ def fill(directory: Path, count: int) -> None:
         os.close(descriptor)
 
 
-def first_hit_seconds(directory: Path, number: int) -> tuple[float, float]:
-    """Seconds from the start of an edge to its first hit, and the megabytes that it holds then."""
+def first_hit(directory: Path, number: int, workers: int) -> Start:
+    """Starts an edge and asks it for an object until it answers."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     config = Path(tempfile.gettempdir()) / f"edge-restart-{port}.toml"
     config.write_text(
-        f'[listen]\naddresses = ["127.0.0.1:{port}"]\n[admin]\nlisten = ""\n'
+        f'workers = {workers}\n[listen]\naddresses = ["127.0.0.1:{port}"]\n[admin]\nlisten = ""\n'
         f'[[upstreams]]\nname = "dead"\nurls = ["http://127.0.0.1:9/cvmfs/@fqrn@"]\n'
         f'[cache]\ndirectory = "{directory}"\ndisk_bytes = "16GiB"\nscrub_bytes_per_second = 0\n'
     )
@@ -85,7 +102,7 @@ def first_hit_seconds(directory: Path, number: int) -> tuple[float, float]:
         seconds = time.perf_counter() - began
         if not answer.endswith(body) or b"; hit" not in answer:
             raise SystemExit("the first answer was no hit")
-        return seconds, _resident_megabytes(process.pid)
+        return Start(seconds, processor_seconds(process.pid), resident_bytes(process.pid)[0] / 1e6)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(60)
@@ -102,11 +119,6 @@ def _asked(port: int, path: str) -> bytes | None:
         return None
 
 
-def _resident_megabytes(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/statm").read_text().split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
-
-
 def drop_dentries() -> bool:
     """Lets the kernel forget names and inodes; whether it is ours to do."""
     try:
@@ -120,7 +132,7 @@ def drop_dentries() -> bool:
 def counted(directory: Path) -> dict[str, Any]:
     """How long counting takes, and what order of eviction a new process finds."""
     cache = DiskCache(directory, bytes_max=16 << 30, memory_body_max=1 << 20, verify_seconds=1, statistics=Statistics())
-    before = _resident_megabytes(os.getpid())
+    before = resident_bytes(os.getpid())[0]
     cache.open()
     began = time.perf_counter()
     cache.count()
@@ -128,8 +140,8 @@ def counted(directory: Path) -> dict[str, Any]:
     files = cache.room.listed(0)
     cache.close()
     order = [file.name for file in sorted(files, key=lambda file: file.place)]
-    after = _resident_megabytes(os.getpid())
-    return {"seconds": seconds, "used_bytes": cache.used_bytes, "order": order, "megabytes": after - before}
+    megabytes = (resident_bytes(os.getpid())[0] - before) / 1e6
+    return {"seconds": seconds, "used_bytes": cache.used_bytes, "order": order, "megabytes": megabytes}
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -137,6 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--objects", type=int, default=1_000_000)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=1)
     parser.add_argument("--workdir", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--cache", type=Path, help="a folder to make the cache in and keep, or one made before")
     parser.add_argument("--cold", action="store_true", help="also after the kernel forgot all names and inodes (root)")
@@ -154,22 +167,22 @@ def _measure(chosen: argparse.Namespace, folder: Path) -> int:
     if not (directory / "v1").exists():
         fill(directory, chosen.objects)
     picks = random.Random(1)
-    figures: dict[str, list[tuple[float, float]]] = {"warm": [], "cold": [], "one object": []}
+    figures: dict[str, list[Start]] = {"warm": [], "cold": [], "one object": []}
     fill(folder / "single", 1)
     for _ in range(chosen.rounds):
-        figures["one object"].append(first_hit_seconds(folder / "single", 0))
+        figures["one object"].append(first_hit(folder / "single", 0, chosen.workers))
         for state in ("warm", "cold"):
             if state == "cold" and not (chosen.cold and drop_dentries()):
                 continue
-            figures[state].append(first_hit_seconds(directory, picks.randrange(chosen.objects)))
+            figures[state].append(first_hit(directory, picks.randrange(chosen.objects), chosen.workers))
     count = counted(directory)
     keeps_order = count.pop("order") == counted(directory)["order"]
     document = {
         "machine": machine() | {"file_system": file_system(directory), "load_before": os.getloadavg()[0]},
         "revision": revision(),
         "objects": chosen.objects,
-        "first_hit": {state: [seconds for seconds, _ in measured] for state, measured in figures.items()},
-        "resident_megabytes": [megabytes for _, megabytes in figures["warm"]],
+        "workers": chosen.workers,
+        "first_hit": {state: [asdict(start) for start in measured] for state, measured in figures.items()},
         "count": count,
         "keeps_order": keeps_order,
     }
@@ -181,12 +194,13 @@ def _measure(chosen: argparse.Namespace, folder: Path) -> int:
     return 0
 
 
-def _text(document: dict[str, Any], figures: dict[str, list[tuple[float, float]]]) -> str:
+def _text(document: dict[str, Any], figures: dict[str, list[Start]]) -> str:
     rows = [
         [
             state if state == "one object" else f"names and inodes {state}",
-            Spread.of(s for s, _ in measured).text(),
-            Spread.of(m for _, m in measured).text(),
+            Spread.of(start.seconds for start in measured).text(),
+            Spread.of(start.processor_seconds for start in measured).text(),
+            Spread.of(start.megabytes for start in measured).text(),
         ]
         for state, measured in figures.items()
         if measured
@@ -197,11 +211,11 @@ def _text(document: dict[str, Any], figures: dict[str, list[tuple[float, float]]
         [
             f"# Restart of an edge over {document['objects']:,} cached objects",
             "",
-            f"Revision {document['revision']}.",
+            f"Revision {document['revision']}, workers: {document['workers']}.",
             "",
             *lines,
             "",
-            table(["", "start to first hit, s", "resident, MB"], rows),
+            table(["", "start to first hit, s", "of processors, s", "resident, MB"], rows),
             "",
             f"Counting all files took {count['seconds']:.1f} s and {count['megabytes']:.0f} MB more at its end.",
             f"They occupy {count['used_bytes'] / 1e9:.2f} GB.",

@@ -9,8 +9,6 @@ import os
 import signal
 import socket
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
@@ -21,6 +19,8 @@ from cdn.telemetry import event
 from cdn.transport.loop import run
 
 if TYPE_CHECKING:
+    import urllib.error
+
     from aiohttp import web
 
 STATUS_BYTES_MAX: Final = 16 << 20
@@ -365,6 +365,9 @@ def send_command(
 def _ask(
     admin_url: str, name: str, body: bytes | None, *, what: str, example: str, seconds: float = STATUS_SECONDS
 ) -> dict[str, object]:
+    import urllib.error
+    import urllib.request
+
     url = f"{admin_url.rstrip('/')}/{name}"
     if not url.startswith(("http://", "https://")):
         raise UsageError(f"{admin_url!r} is no URL such as {example}")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from edge.metrics import Gauges
+from typing import TYPE_CHECKING
+
 from edge.parts import Parts
+
+if TYPE_CHECKING:
+    from edge.metrics import Gauges
 
 
 def gauges_of(parts: Parts) -> Gauges:
     """The present state, as metrics are made from it."""
+    from edge.metrics import Gauges
+
     supplies = parts.supplies
     return Gauges(
         supplies.memory,

@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from cdn import daemon
-from cdn.errors import CdnError
-from cdn.telemetry import event
 from edge.cache.descriptors import take_all_descriptors
-from edge.config import EdgeConfig, load
-from edge.connection.listeners import open_listeners, systemd_listeners
-from edge.operations.garbage import settle
+from edge.config import EdgeConfig
+from edge.connection.listeners import systemd_listeners
 from edge.operations.succession import VARIABLE, Inheritance, take_inheritance
-from edge.operations.upgrading import Upgrade
-from edge.server import EdgeServer
 
 
 def run_until_stopped(config_path: Path, config: EdgeConfig, on_ready: Callable[[str], None]) -> None:
@@ -39,7 +33,11 @@ def run_until_stopped(config_path: Path, config: EdgeConfig, on_ready: Callable[
             lambda: Supervisor(config_path, config, _inherited(config), stop_wanted=_end_ourselves), on_ready
         )
     else:
-        daemon.run_until_stopped(lambda: _EdgeService(config_path, config), on_ready)
+        from edge.alone import LoneEdge
+
+        daemon.run_until_stopped(
+            lambda: LoneEdge(config_path, config, _inherited(config), stop_wanted=_end_ourselves), on_ready
+        )
 
 
 def _inherited(config: EdgeConfig) -> Inheritance:
@@ -51,61 +49,3 @@ def _inherited(config: EdgeConfig) -> Inheritance:
 
 def _end_ourselves() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
-
-
-class _EdgeService:
-    """A `daemon.Service`, and `daemon.Upgradable`, of one process."""
-
-    def __init__(self, config_path: Path, config: EdgeConfig) -> None:
-        self._config_path = config_path
-        self._config = config
-        self._inheritance = inheritance = _inherited(config)
-        self._server = self._make_server(inheritance)
-        self._upgrade = Upgrade(self._server, config.admin.listen)
-        self.successor = self._upgrade.successor
-
-    def _make_server(self, inheritance: Inheritance) -> EdgeServer:
-        (listeners,) = open_listeners(self._config.listen, handed=inheritance.listeners)
-        inheritance.close_unused(listeners)
-        return EdgeServer(
-            self._config,
-            listeners=listeners,
-            admin_socket=inheritance.admin_socket(self._config.admin.listen),
-            before_cache=inheritance.take_cache,
-            cache_patience_seconds=inheritance.patience_seconds,
-            stop_wanted=_end_ourselves,
-            more_commands={"upgrade": self._upgrade_command},
-        )
-
-    async def start(self) -> Iterable[str]:
-        server = self._server
-        await server.start()
-        settle()
-        self._inheritance.serve()
-        sentences = ["answering on " + ", ".join(server.places)]
-        if server.admin_address is not None:
-            sentences.append("status and metrics on {} port {}".format(*server.admin_address))
-        return sentences
-
-    async def reload(self) -> None:
-        self._server.reopen_log()
-        try:
-            self._server.reload(await asyncio.to_thread(load, self._config_path))
-        except CdnError as error:
-            self._server.statistics.reloads_failed += 1
-            event("edge.reload.refused", level="error", reason=str(error))
-
-    async def upgrade(self) -> None:
-        """Has a successor take over; raises as `Upgrade.run`."""
-        await self._upgrade.run()
-
-    async def _upgrade_command(self, order: dict[str, object]) -> dict[str, object]:
-        return await self._upgrade.command(order)
-
-    def is_healthy(self) -> bool:
-        return self._server.is_healthy
-
-    async def stop(self) -> None:
-        event("edge.server.stopping")
-        await self._server.stop()
-        event("edge.server.stopped")

@@ -28,7 +28,7 @@ from edge.connection.listeners import Listeners, bound_address, open_admin, open
 from edge.connection.protocol import Connection
 from edge.connection.tls import Handshakes
 from edge.description import described, gauges_of
-from edge.metrics import render_metrics
+from edge.importing import import_the_rest
 from edge.operations.draining import Drain, Phase, parse_drain_order
 from edge.operations.naming import own_name, place_of
 from edge.operations.readiness import why_not_ready
@@ -139,6 +139,7 @@ class EdgeServer:
             await asyncio.to_thread(self.parts.supplies.disk.open, self._cache_patience_seconds)
             await self.parts.start()
             await self._listen()
+            await asyncio.to_thread(import_the_rest)
             await self._start_admin()
             self._start_tasks()
         except BaseException:
@@ -394,6 +395,8 @@ class EdgeServer:
 
     def metrics(self) -> bytes:
         """All metrics as text."""
+        from edge.metrics import render_metrics
+
         return render_metrics(self.statistics, gauges_of(self.parts))
 
     def status(self) -> dict[str, object]:

@@ -168,6 +168,16 @@ def resident_bytes(pid: int) -> tuple[int, int]:
     return fields.get("VmRSS", 0), fields.get("VmHWM", 0)
 
 
+def processor_seconds(pid: int) -> float:
+    """What a process and those that it started have used of the processors so far."""
+    nanoseconds = 0
+    for each in (pid, *descendants(pid)):
+        with contextlib.suppress(OSError):
+            for thread in os.listdir(f"/proc/{each}/task"):
+                nanoseconds += int(Path(f"/proc/{each}/task/{thread}/schedstat").read_text().split()[0])
+    return nanoseconds / 1e9
+
+
 def proportional_bytes(pid: int) -> int:
     """The memory of a process, of shared pages its share."""
     return _fields(f"/proc/{pid}/smaps_rollup").get("Pss", 0)

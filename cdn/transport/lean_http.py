@@ -54,14 +54,14 @@ class LeanHttpFetcher:
         self.pool = Pool(self.settings.connections_max, self.settings.keepalive_seconds)
         self.in_use: set[Connection] = set()
         self.is_closed = False
-        self._general = HttpFetcher(self.settings, resolver=resolver, slots=self.slots)
         self._resolver = resolver
+        self._general: HttpFetcher | None = None
         self.plain = PlainRequests({"User-Agent": self.settings.user_agent, "Accept": "*/*", **self.settings.headers})
 
     def send(self, request: Request) -> AbstractAsyncContextManager[Response]:
         """Sends a request; see `Fetcher`."""
         host = self.plain.host_of(request) if self.settings.redirects_max == 0 else None
-        return self._general.send(request) if host is None else _Exchange(self, request, host)
+        return self._general_fetcher(request.url).send(request) if host is None else _Exchange(self, request, host)
 
     async def close(self) -> None:
         """Gives up all connections; see `Fetcher`."""
@@ -69,7 +69,16 @@ class LeanHttpFetcher:
         self.pool.close()
         for connection in list(self.in_use):
             connection.close()
-        await self._general.close()
+        if self._general is not None:
+            await self._general.close()
+
+    def _general_fetcher(self, url: str) -> HttpFetcher:
+        """The general client, made when it is first needed: most edges never ask anything that is not plain."""
+        if self.is_closed:
+            raise UnreachableError(url, "this fetcher is closed")
+        if self._general is None:
+            self._general = HttpFetcher(self.settings, resolver=self._resolver, slots=self.slots)
+        return self._general
 
     async def connect(self, host: Host, url: str) -> Connection:
         """A new connection to a host.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from cdn.certificate import Certificate
 from cdn.errors import DocumentError
 from cdn.hashing import Digest
 from cdn.manifest import Manifest
-from cdn.signing import body_of
-from cdn.whitelist import Whitelist
+
+if TYPE_CHECKING:
+    from cdn.whitelist import Whitelist
 
 REPOSITORIES_MAX: Final = 1000
 REMINDER_SECONDS: Final = 21600.0
@@ -82,6 +82,9 @@ def read_whitelist(data: bytes, repository: str) -> Whitelist:
     Raises:
         DocumentError: it is none, or another repository's.
     """
+    from cdn.signing import body_of
+    from cdn.whitelist import Whitelist
+
     whitelist = Whitelist.parse(body_of(data))
     if repository and whitelist.fqrn != repository:
         raise DocumentError("whitelist", f"it is for {whitelist.fqrn}, not for {repository}")
@@ -90,6 +93,10 @@ def read_whitelist(data: bytes, repository: str) -> Whitelist:
 
 def lists(whitelist: bytes, certificate: bytes) -> bool:
     """Whether a stored whitelist permits a stored certificate; True also if one of them cannot be read."""
+    from cdn.certificate import Certificate
+    from cdn.signing import body_of
+    from cdn.whitelist import Whitelist
+
     try:
         read, signer = Whitelist.parse(body_of(whitelist)), Certificate.from_object(certificate)
     except DocumentError:

@@ -19,7 +19,6 @@ from cdn.telemetry import event
 from edge.cache.purging import RULES_MAX, Rule, StandingRules, Verdict, judge
 from edge.cache.stored_variants import Purged
 from edge.content import Content
-from edge.documents.revision_objects import RevisionObjects
 from edge.fetch.collapsing import Flights
 from edge.fetch.supplies import Supplies
 from edge.http.request import RequestError
@@ -143,6 +142,8 @@ class Purger:
             base for each in self.upstreams if each.holds(order.repository) for base in each.bases(order.repository)
         )
         bases = [f"{REPOSITORIES_PATH}{order.repository}", *(url_target(base).url for base in held)]
+        from edge.documents.revision_objects import RevisionObjects
+
         found = RevisionObjects(order.repository, bases, self._read)
         return await asyncio.to_thread(found.keys, order.revision)
 

@@ -12,14 +12,11 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar, Final
 
 from cdn.errors import UsageError
 from edge.cache.disk_cache import OpenFile
-from edge.cache.shards import Share
 from edge.connection.exchange import Channel, Exchange
-from edge.connection.listeners import is_answered
 from edge.connection.protocol import Connection
 from edge.connection.shared import Service, Shared
 from edge.fetch.collapsing import Flights
@@ -30,24 +27,6 @@ from edge.http.request import Request
 from edge.relaying.relayed_head import CLIENT_FIELD, FORGET, KEY_FIELD, REPOSITORY_FIELD, RESULT_FIELD
 
 SOCKET_PATH_BYTES_MAX: Final = 100
-
-
-def socket_path(directory: Path, share: Share, index: int) -> str:
-    """Where one of the workers listens for the others.
-
-    Args:
-        directory: the cache.
-        share: which worker asks.
-        index: of the worker that is asked.
-    """
-    return str(directory / f"worker{index}-{share.generation}.sock")
-
-
-def clear_sockets(directory: Path) -> None:
-    """Removes the sockets on which nobody listens any more, since a whole edge was killed."""
-    for path in directory.glob("worker*.sock"):
-        if not is_answered(path):
-            path.unlink(missing_ok=True)
 
 
 class InsideListener:

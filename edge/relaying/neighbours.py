@@ -19,9 +19,10 @@ from edge.config import LogSettings
 from edge.connection.shared import Shared
 from edge.fetch.collapsing import Flights
 from edge.fetch.supplies import Supplies
-from edge.relaying.inside import InsideListener, InsideService, socket_path
+from edge.relaying.inside import InsideListener, InsideService
 from edge.relaying.owners import Owners
 from edge.relaying.relay import Relay
+from edge.relaying.sockets import socket_path
 from edge.watching.access_log import AccessLog
 from edge.watching.statistics import Statistics
 

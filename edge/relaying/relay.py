@@ -24,7 +24,6 @@ from edge.fetch.supplies import Supplies
 from edge.http.caching import Decision, decide
 from edge.http.request import READING, Request
 from edge.http.request_body import BodyDecoder
-from edge.relaying.inside import socket_path
 from edge.relaying.owners import OwnerConnection, Owners
 from edge.relaying.relayed_head import (
     KEY_FIELD,
@@ -34,6 +33,7 @@ from edge.relaying.relayed_head import (
     read_relayed_head,
     relayed_request,
 )
+from edge.relaying.sockets import socket_path
 from edge.routing import Destination
 
 _BODILESS: Final = frozenset({204, 304})

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import Metric
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.registry import Collector
+if TYPE_CHECKING:
+    from prometheus_client.core import Metric
 
 _LARGEST: Final = frozenset(
     {
@@ -65,6 +63,9 @@ def merged(
         indexes: of the workers, in the same order; what has none is nobody's.
         only: types of metrics that are taken; all if None.
     """
+    from prometheus_client.core import Metric
+    from prometheus_client.parser import text_string_to_metric_families
+
     families: dict[str, Metric] = {}
     values: dict[str, dict[tuple[str, Labels], float]] = {}
     for number, text in enumerate(texts):
@@ -92,18 +93,16 @@ def merged(
     return families
 
 
-class _Given(Collector):
-    def __init__(self, families: Iterable[Metric]) -> None:
-        self._families = families
-
-    def collect(self) -> Iterable[Metric]:
-        """Yields what was given."""
-        yield from self._families
-
-
 def _rendered(families: Mapping[str, Metric]) -> bytes:
+    from prometheus_client import CollectorRegistry, generate_latest
+    from prometheus_client.registry import Collector
+
+    class Given(Collector):
+        def collect(self) -> Iterable[Metric]:
+            yield from families.values()
+
     registry = CollectorRegistry()
-    registry.register(_Given(families.values()))
+    registry.register(Given())
     return generate_latest(registry)
 
 

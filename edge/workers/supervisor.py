@@ -26,7 +26,7 @@ from edge.operations.draining import parse_drain_order
 from edge.operations.readiness import why_not_ready
 from edge.operations.succession import NOTHING, Inheritance
 from edge.operations.upgrading import Upgrade
-from edge.relaying.inside import clear_sockets
+from edge.relaying.sockets import clear_sockets
 from edge.workers.channel import packed
 from edge.workers.config import reloaded, worker_config
 from edge.workers.merging import Tally, merged_values

@@ -9,8 +9,9 @@ from contextlib import asynccontextmanager
 import pytest
 
 from cdn.errors import UsageError
+from edge.alone import LoneEdge
 from edge.config import load
-from edge.running import _EdgeService
+from edge.operations.succession import NOTHING, take_inheritance
 from tests.fakes.edge import Client, object_of, until
 from tests.fakes.edge_process import running, write_config
 from tests.fakes.edge_upgrades import Load, is_running, kept_track_of, upgrade
@@ -91,7 +92,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 async def upgradable(tmp_path, origin, monkeypatch):
     """An edge in this process, whose successor is a program of the test's."""
     path = write_config(tmp_path, origin.url)
-    service = _EdgeService(path, load(path))
+    service = LoneEdge(path, load(path), NOTHING, stop_wanted=lambda: None)
     await service.start()
 
     async def try_upgrade(program: str) -> None:
@@ -121,7 +122,9 @@ async def test_a_successor_that_is_killed_on_the_way_changes_nothing(tmp_path, o
         await until(lambda: not len(server.parts.flights))
         assert [path for path in (tmp_path / "cache" / "v1").rglob("*") if path.is_file()]
         with pytest.raises(UsageError, match="used by another edge"):
-            load_again = _EdgeService(tmp_path / "edge.toml", load(tmp_path / "edge.toml"))
+            load_again = LoneEdge(
+                tmp_path / "edge.toml", load(tmp_path / "edge.toml"), NOTHING, stop_wanted=lambda: None
+            )
             await load_again.start()
 
 
@@ -145,8 +148,6 @@ async def test_while_a_successor_has_the_cache_nothing_is_stored_and_everything_
             assert sorted((tmp_path / "cache" / "v1").rglob("*")) != stored
 
 
-async def test_what_a_stranger_puts_into_the_environment_is_refused(tmp_path, origin, monkeypatch):
-    path = write_config(tmp_path, origin.url)
-    monkeypatch.setenv("STRATOCAST_SUCCESSION", "yes")
+def test_what_a_stranger_puts_into_the_environment_is_refused():
     with pytest.raises(UsageError, match="not by people"):
-        _EdgeService(path, load(path))
+        take_inheritance({"STRATOCAST_SUCCESSION": "yes"})
