@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from cdn.errors import CdnError
 from cdn.telemetry import event
-from edge.config import EdgeConfig, load
+from edge.config import EdgeConfig
 from edge.connection.listeners import open_listeners
 from edge.operations.garbage import settle
+from edge.operations.reloading import read_again
 from edge.operations.succession import Inheritance
 from edge.operations.upgrading import Upgrade
 from edge.server import EdgeServer
@@ -62,11 +61,11 @@ class LoneEdge:
 
     async def reload(self) -> None:
         self._server.reopen_log()
-        try:
-            self._server.reload(await asyncio.to_thread(load, self._config_path))
-        except CdnError as error:
+        config = await read_again(self._config_path)
+        if config is None:
             self._server.statistics.reloads_failed += 1
-            event("edge.reload.refused", level="error", reason=str(error))
+        else:
+            self._server.reload(config)
 
     async def upgrade(self) -> None:
         """Has a successor take over; raises as `Upgrade.run`."""

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Final
 
 from cdn.clock import Clock, SystemClock
-from cdn.daemon import Command, HttpListener, operator_application
+from cdn.daemon import Command
 from cdn.errors import UsageError
 from cdn.telemetry import event
 from cdn.transport.base import Fetcher
@@ -24,12 +24,13 @@ from edge.background import Background, measure_lag, scrub
 from edge.cache.shards import WHOLE, Share
 from edge.config import EdgeConfig
 from edge.connection.accepting import Acceptor
-from edge.connection.listeners import Listeners, bound_address, open_admin, open_listeners
+from edge.connection.listeners import Listeners, bound_address, open_listeners
 from edge.connection.protocol import Connection
 from edge.connection.tls import Handshakes
 from edge.description import described, gauges_of
 from edge.importing import import_the_rest
 from edge.operations.draining import Drain, Phase, parse_drain_order
+from edge.operations.listener import OperatorListener
 from edge.operations.naming import own_name, place_of
 from edge.operations.readiness import why_not_ready
 from edge.parts import Parts, build_parts
@@ -84,7 +85,7 @@ class EdgeServer:
         self._spare = spare or {}
         self._acceptor: Acceptor | None = None
         self._handshakes: Handshakes | None = None
-        self._admin: HttpListener | None = None
+        self._admin = OperatorListener(config.admin.listen, admin_socket)
         self._background = Background()
         self._parts: Parts | None = None
         self.addresses: tuple[Address, ...] = ()
@@ -92,10 +93,8 @@ class EdgeServer:
         """Every address where it accepts connections, Unix sockets too."""
         self.places: tuple[str, ...] = ()
         """The same as a person says it."""
-        self.admin_address: Address | None = None
         self._stop_wanted = stop_wanted
         self._is_stopping = False
-        self.admin_socket = admin_socket
         self._before_cache = before_cache
         self._cache_patience_seconds = cache_patience_seconds
         self._more_commands = more_commands or {}
@@ -107,6 +106,16 @@ class EdgeServer:
     def address(self) -> Address:
         """The first address and the port on which requests arrive."""
         return self.addresses[0]
+
+    @property
+    def admin_address(self) -> Address | None:
+        """Where its operator asks, if anywhere."""
+        return self._admin.address
+
+    @property
+    def admin_socket(self) -> socket.socket | None:
+        """The socket of that, while it is open."""
+        return self._admin.sock
 
     @property
     def config(self) -> EdgeConfig:
@@ -140,7 +149,9 @@ class EdgeServer:
             await self.parts.start()
             await self._listen()
             await asyncio.to_thread(import_the_rest)
-            await self._start_admin()
+            await self._admin.start(
+                status=self.status, metrics=self.metrics, why_not_ready=self._why_not_ready, commands=self.commands
+            )
             self._start_tasks()
         except BaseException:
             await self.stop(drain_seconds=0)
@@ -172,7 +183,7 @@ class EdgeServer:
             timeout = limits.drain_timeout if seconds is None else seconds
             leaving = self._drain.begin(delay_seconds=delay, timeout_seconds=timeout, waits_for_idle=self.has_successor)
             if self.has_successor:
-                await self._stop_admin()
+                await self._admin.stop()
             await leaving
         if self._handshakes is not None:
             await self._handshakes.abort()
@@ -226,14 +237,6 @@ class EdgeServer:
         """How far it is on its way out."""
         return Phase.SERVING if self._drain is None else self._drain.phase
 
-    async def _stop_admin(self) -> None:
-        if self.admin_socket is not None:
-            self.admin_socket.close()
-            self.admin_socket = None
-        if self._admin is not None:
-            await self._admin.stop()
-            self._admin = None
-
     async def retire_cache(self) -> None:
         """Leaves the cache to a successor; what is cached is still served."""
         await asyncio.to_thread(self.parts.supplies.disk.retire)
@@ -254,7 +257,7 @@ class EdgeServer:
         return () if self._acceptor is None else self._acceptor.listeners
 
     async def _close_parts(self) -> None:
-        await self._stop_admin()
+        await self._admin.stop()
         if self._parts is not None:
             await self._parts.close()
 
@@ -317,22 +320,6 @@ class EdgeServer:
         )
         self._drain = Drain(shared.connections, lambda: len(handshakes), self._close_doors, self._on_phase)
         await self._acceptor.open(lambda: Connection(shared), handshakes)
-
-    async def _start_admin(self) -> None:
-        if self._config.admin.listen:
-            admin = HttpListener(
-                operator_application(
-                    status=self.status,
-                    metrics=self.metrics,
-                    is_ready=lambda: not self._why_not_ready(),
-                    commands=self.commands,
-                    why_not_ready=self._why_not_ready,
-                )
-            )
-            if self.admin_socket is None:
-                self.admin_socket = open_admin(self._config.admin.listen)
-            await admin.start_on(self.admin_socket.dup())
-            self._admin, self.admin_address = admin, admin.address
 
     def _why_not_ready(self) -> str:
         return why_not_ready(self.phase.value if self.is_draining else "", self._config.cache.directory)

@@ -18,8 +18,12 @@ _FIRST_PROCESS: Final = 1
 class Predecessor(Protocol):
     """An edge, of one process or of several, whose place a successor can take."""
 
-    admin_socket: socket.socket | None
     has_successor: bool
+
+    @property
+    def admin_socket(self) -> socket.socket | None:
+        """Where its operator asks, if anywhere."""
+        ...
 
     @property
     def sockets(self) -> Listeners:

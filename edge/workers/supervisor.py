@@ -15,15 +15,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from cdn.clock import Clock, SystemClock
-from cdn.daemon import HttpListener, operator_application
 from cdn.errors import CdnError, TransportError, UsageError
 from cdn.telemetry import event
 from edge.cache.cache_lock import PATIENCE_SECONDS, CacheLock
 from edge.cache.shards import Share
-from edge.config import EdgeConfig, load
-from edge.connection.listeners import Listeners, close_listeners, open_admin, open_listeners
+from edge.config import EdgeConfig
+from edge.connection.listeners import Listeners, close_listeners, open_listeners
 from edge.operations.draining import parse_drain_order
+from edge.operations.listener import OperatorListener
 from edge.operations.readiness import why_not_ready
+from edge.operations.reloading import read_again
 from edge.operations.succession import NOTHING, Inheritance
 from edge.operations.upgrading import Upgrade
 from edge.relaying.sockets import clear_sockets
@@ -76,7 +77,7 @@ class Supervisor:
         self._deaths = 0
         self._keeping: list[asyncio.Task[None]] = []
         self._tally = Tally()
-        self._admin: HttpListener | None = None
+        self._admin = OperatorListener(config.admin.listen, inheritance.admin_socket(config.admin.listen))
         self._is_stopping = False
         self._are_doors_closed = False
         self._workers_changed = asyncio.Event()
@@ -85,7 +86,6 @@ class Supervisor:
         self._upgrade = Upgrade(self, config.admin.listen)
         self.successor = self._upgrade.successor
         self.has_successor = False
-        self.admin_socket: socket.socket | None = None
 
     # ------------------------------------------------------------------------------------------------ life
 
@@ -101,7 +101,12 @@ class Supervisor:
             for index in range(self._config.workers):
                 await self._spawn(index)
             told = await asyncio.gather(*(worker.ready() for worker in self._workers.values()))
-            await self._start_admin()
+            await self._admin.start(
+                status=self.status,
+                metrics=self.metrics,
+                why_not_ready=self._why_not_ready,
+                commands={"purge": self.purge, "drain": self.drain, "upgrade": self._upgrade.command},
+            )
         except BaseException:
             await self._abandon()
             raise
@@ -110,7 +115,7 @@ class Supervisor:
         self._inheritance.serve()
         event("edge.supervisor.started", workers=[worker.pid for worker in self._workers.values()])
         sentences = ["answering on " + ", ".join(told[0]["places"]), f"{self._config.workers} workers"]
-        if self._admin is not None:
+        if self._admin.address is not None:
             sentences.append("status and metrics on {} port {}".format(*self._admin.address))
         return sentences
 
@@ -118,7 +123,6 @@ class Supervisor:
         inheritance, config = self._inheritance, self._config
         self._listeners = open_listeners(config.listen, count=config.workers, handed=inheritance.listeners)
         inheritance.close_unused(self.sockets)
-        self.admin_socket = inheritance.admin_socket(config.admin.listen)
 
     async def _take_cache(self) -> None:
         await self._inheritance.take_cache()
@@ -147,7 +151,7 @@ class Supervisor:
         for worker in self._workers.values():
             worker.kill()
         await asyncio.gather(*(worker.ended() for worker in self._workers.values()))
-        await self._stop_admin()
+        await self._admin.stop()
         if self._closing is not None:
             self._closing.cancel()
         self._let_go()
@@ -166,7 +170,7 @@ class Supervisor:
             await self._broadcast("succeeded")
         await self._broadcast("stop")
         if self.has_successor:
-            await self._stop_admin()
+            await self._admin.stop()
         limits = self._config.limits
         ends = [asyncio.ensure_future(worker.ended()) for worker in self._workers.values()]
         if ends:
@@ -194,10 +198,8 @@ class Supervisor:
     async def reload(self) -> None:
         """Has every worker serve by the configuration as it is now, or with a mistake in it, none."""
         await self._broadcast("reopen")
-        try:
-            config = await asyncio.to_thread(load, self._config_path)
-        except CdnError as error:
-            event("edge.reload.refused", level="error", reason=str(error))
+        config = await read_again(self._config_path)
+        if config is None:
             await self._broadcast("refused")
             return
         for index, worker in list(self._workers.items()):
@@ -215,6 +217,11 @@ class Supervisor:
     async def upgrade(self) -> None:
         """Has a successor take over; raises as `Upgrade.run`."""
         await self._upgrade.run()
+
+    @property
+    def admin_socket(self) -> socket.socket | None:
+        """Where its operator asks."""
+        return self._admin.sock
 
     @property
     def is_draining(self) -> bool:
@@ -319,30 +326,6 @@ class Supervisor:
                         event("edge.worker.stands_in", worker=index, others=list(wanted[index]))
 
     # ------------------------------------------------------------------------------------------------ the operator
-
-    async def _start_admin(self) -> None:
-        if self._config.admin.listen:
-            admin = HttpListener(
-                operator_application(
-                    status=self.status,
-                    metrics=self.metrics,
-                    is_ready=lambda: not self._why_not_ready(),
-                    why_not_ready=self._why_not_ready,
-                    commands={"purge": self.purge, "drain": self.drain, "upgrade": self._upgrade.command},
-                )
-            )
-            if self.admin_socket is None:
-                self.admin_socket = open_admin(self._config.admin.listen)
-            await admin.start_on(self.admin_socket.dup())
-            self._admin = admin
-
-    async def _stop_admin(self) -> None:
-        if self.admin_socket is not None:
-            self.admin_socket.close()
-            self.admin_socket = None
-        if self._admin is not None:
-            await self._admin.stop()
-            self._admin = None
 
     @property
     def _is_complete(self) -> bool:
