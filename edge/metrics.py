@@ -60,36 +60,24 @@ class EdgeCollector(Collector):
         """Yields every metric."""
         counted = self._counted
         yield self._requests()
-        yield _labelled("edge_responses", "Answers by status.", "status", counted.statuses)
-        yield _labelled("edge_upstream_requests", "Requests to upstreams.", "server", counted.fetches)
-        yield _labelled("edge_upstream_failures", "Failed requests to upstreams.", "server", counted.fetch_failures)
+        yield _counters("edge_responses", "Answers by status.", "status", counted.statuses)
+        yield _counters("edge_upstream_requests", "Requests to upstreams.", "server", counted.fetches)
+        yield _counters("edge_upstream_failures", "Failed requests to upstreams.", "server", counted.fetch_failures)
         for name, text, value in (
             ("edge_bytes_served", "Bytes of bodies sent to clients.", counted.bytes_served),
             ("edge_bytes_fetched", "Bytes of bodies fetched from upstreams.", counted.bytes_fetched),
             ("edge_hash_failures", "Bodies from upstreams with a wrong digest.", counted.hash_failures),
             ("edge_disk_failures", "Damaged bodies found on our own disk.", counted.disk_failures),
-            (
-                "edge_older_manifests",
-                "Manifests and whitelists older than known.",
-                counted.older_manifests,
-            ),
+            ("edge_older_manifests", "Manifests and whitelists older than known.", counted.older_manifests),
             ("edge_storage_failures", "Answers that could not be stored.", counted.storage_failures),
             ("edge_prefetches", "Objects asked for because a new manifest names them.", counted.prefetches),
-            (
-                "edge_manifests_held_back",
-                "Manifests whose objects cannot be had.",
-                counted.manifests_held_back,
-            ),
+            ("edge_manifests_held_back", "Manifests whose objects cannot be had.", counted.manifests_held_back),
             ("edge_purges", "Purges ordered.", counted.purges),
             ("edge_purged_files", "Files removed or outdated by purges.", counted.purged_files),
             ("edge_connections", "Connections accepted.", counted.connections),
             ("edge_connections_refused", "Connections over the limit.", counted.connections_refused),
             ("edge_handshakes_failed", "TLS handshakes that did not succeed.", counted.handshakes_failed),
-            (
-                "edge_requests_limited",
-                "Requests refused as too many of an address.",
-                counted.requests_limited,
-            ),
+            ("edge_requests_limited", "Requests refused as too many of an address.", counted.requests_limited),
             ("edge_slow_readers_cut", "Clients cut off because too much waited for them.", counted.slow_readers_cut),
             ("edge_timeouts", "Connections ended because the client was too slow.", counted.timeouts),
             ("edge_aborted_answers", "Answers that broke off.", counted.aborted_answers),
@@ -100,9 +88,9 @@ class EdgeCollector(Collector):
         ):
             yield CounterMetricFamily(name, text, value)
         reloads = {"good": counted.reloads_good, "failed": counted.reloads_failed}
-        yield _labelled("edge_reloads", "Reloads of the configuration.", "result", reloads)
+        yield _counters("edge_reloads", "Reloads of the configuration.", "result", reloads)
         evictions = {"memory": self._gauges.memory.evictions, "disk": counted.evictions}
-        yield _labelled("edge_evictions", "Responses dropped to make room.", "tier", evictions)
+        yield _counters("edge_evictions", "Responses dropped to make room.", "tier", evictions)
         yield from self._of_repositories()
         yield from self._durations()
         yield from self._present()
@@ -119,21 +107,16 @@ class EdgeCollector(Collector):
         return family
 
     def _of_repositories(self) -> Iterable[Metric]:
-        requests = CounterMetricFamily("edge_repository_requests", "Requests by repository.", labels=["repository"])
-        size = CounterMetricFamily("edge_repository_bytes", "Bytes sent by repository.", labels=["repository"])
-        for name, (count, sent) in self._counted.tallies.by_repository().items():
-            requests.add_metric([name], count)
-            size.add_metric([name], sent)
-        revision = GaugeMetricFamily("edge_manifest_revision", "Newest revision given out.", labels=["repository"])
-        left = GaugeMetricFamily(
-            "edge_whitelist_seconds_left", "Until the whitelist expires; negative after.", labels=["repository"]
-        )
-        for name, state in self._gauges.repositories:
-            if state.revision is not None:
-                revision.add_metric([name], state.revision)
-            if state.whitelist_expires_at is not None:
-                left.add_metric([name], state.whitelist_expires_at - self._gauges.date)
-        yield from (requests, size, revision, left)
+        counted, states = self._counted.tallies.by_repository(), list(self._gauges.repositories)
+        requests = {name: count for name, (count, _) in counted.items()}
+        yield _counters("edge_repository_requests", "Requests by repository.", "repository", requests)
+        sent = {name: size for name, (_, size) in counted.items()}
+        yield _counters("edge_repository_bytes", "Bytes sent by repository.", "repository", sent)
+        revisions = {name: state.revision for name, state in states if state.revision is not None}
+        yield _gauges("edge_manifest_revision", "Newest revision given out.", "repository", revisions)
+        ends = {name: state.whitelist_expires_at for name, state in states if state.whitelist_expires_at is not None}
+        left = {name: end - self._gauges.date for name, end in ends.items()}
+        yield _gauges("edge_whitelist_seconds_left", "Until the whitelist expires; negative after.", "repository", left)
 
     def _durations(self) -> Iterable[Metric]:
         seconds = HistogramMetricFamily(
@@ -147,22 +130,17 @@ class EdgeCollector(Collector):
 
     def _present(self) -> Iterable[Metric]:
         gauges = self._gauges
-        used = GaugeMetricFamily("edge_cache_bytes", "Bytes in a tier of the cache.", labels=["tier"])
-        limit = GaugeMetricFamily("edge_cache_bytes_max", "Limit of a tier of the cache.", labels=["tier"])
-        tiers = (("memory", gauges.memory.used_bytes, gauges.memory.bytes_max),)
-        for tier, bytes_used, bytes_max in (*tiers, ("disk", gauges.disk.used_bytes, gauges.disk.bytes_max)):
-            used.add_metric([tier], bytes_used)
-            limit.add_metric([tier], bytes_max)
-        failures = GaugeMetricFamily("edge_upstream_failing", "Failures in a row of an upstream.", labels=["server"])
-        for server, health in gauges.health.servers.items():
-            failures.add_metric([server], health.failures)
+        used = {"memory": gauges.memory.used_bytes, "disk": gauges.disk.used_bytes}
+        yield _gauges("edge_cache_bytes", "Bytes in a tier of the cache.", "tier", used)
+        limits = {"memory": gauges.memory.bytes_max, "disk": gauges.disk.bytes_max}
+        yield _gauges("edge_cache_bytes_max", "Limit of a tier of the cache.", "tier", limits)
+        objects = {"memory": len(gauges.memory)}
+        yield _gauges("edge_cache_objects", "Responses in a tier of the cache.", "tier", objects)
+        failures = {server: health.failures for server, health in gauges.health.servers.items()}
+        yield _gauges("edge_upstream_failing", "Failures in a row of an upstream.", "server", failures)
         yield from upstream_metrics(gauges.health, gauges.now)
-        yield from (used, limit, failures)
         yield GaugeMetricFamily("edge_connections_open", "Connections open now.", self._counted.connections_open)
         yield GaugeMetricFamily("edge_fetches_open", "Fetches under way.", gauges.fetches)
-        objects = GaugeMetricFamily("edge_cache_objects", "Responses in a tier of the cache.", labels=["tier"])
-        objects.add_metric(["memory"], len(gauges.memory))
-        yield objects
         yield GaugeMetricFamily("edge_purges_open", "Purges whose files are still being removed.", gauges.purges)
         yield GaugeMetricFamily("edge_bytes_saved", "Bytes served that were not fetched.", self._counted.bytes_saved)
         clients = self._counted.clients.last_hour(gauges.date)
@@ -172,10 +150,17 @@ class EdgeCollector(Collector):
         yield build
 
 
-def _labelled(name: str, text: str, label: str, values: Mapping[str, int] | Mapping[int, int]) -> Metric:
+def _counters(name: str, text: str, label: str, values: Mapping[str, int] | Mapping[int, int]) -> Metric:
     family = CounterMetricFamily(name, text, labels=[label])
     for value, number in list(values.items()):
         family.add_metric([str(value)], number)
+    return family
+
+
+def _gauges(name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=[label])
+    for value, number in values.items():
+        family.add_metric([value], number)
     return family
 
 
