@@ -129,3 +129,11 @@ def test_every_module_of_the_core_has_its_layer():
         path.stem for path in (ROOT / "cdn").iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()
     }
     assert modules - {"__init__", "__main__"} == layered
+
+
+def test_the_layers_of_the_edge_are_told_as_the_contract_has_them():
+    contracts = PROJECT["tool"]["importlinter"]["contracts"]
+    (layers,) = (each["layers"] for each in contracts if each.get("containers") == ["edge"])
+    table = (ROOT / "ARCHITECTURE.md").read_text().partition("| layer of `edge` |")[2].partition("\n\n")[0]
+    told = [re.findall(r"`(\w+)`", row) for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)]
+    assert told == [layer.split(" | ") for layer in layers]

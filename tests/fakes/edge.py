@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -153,6 +154,18 @@ class Client:
             return await self.reader.read() == b""
         except ConnectionError:
             return True
+
+
+class SlowClient(Client):
+    """A client whose buffers are small, so that most of an answer waits on the other side."""
+
+    async def __aenter__(self) -> Self:
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, self._address)
+        self.reader, self.writer = await asyncio.open_connection(sock=sock, limit=16384)
+        return self
 
 
 @dataclass

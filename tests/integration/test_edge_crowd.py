@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 from contextlib import AsyncExitStack, suppress
 
 import pytest
@@ -10,25 +9,13 @@ import pytest
 from edge.cache.descriptors import DescriptorShares
 from edge.fetch.arriving_body import PIECE_BYTES_MAX
 from edge.settings.limits import LimitSettings
-from tests.fakes.edge import Client, edge_world, object_of, until
+from tests.fakes.edge import Client, SlowClient, edge_world, object_of, until
 from tests.fakes.origin import Reply
 
 CLIENTS = 300
 LARGE = os.urandom(6 << 20)
 TARGET = object_of(LARGE)
 REQUEST = f"GET {TARGET} HTTP/1.1\r\nHost: e\r\n\r\n".encode()
-
-
-class SlowClient(Client):
-    """A client whose buffers are small, so that most of an answer waits on the other side."""
-
-    async def __aenter__(self):
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, self._address)
-        self.reader, self.writer = await asyncio.open_connection(sock=sock, limit=16384)
-        return self
 
 
 @pytest.fixture

@@ -3,12 +3,11 @@
 import asyncio
 import gc
 import os
-import socket
 
 import pytest
 
 from edge.connection.protocol import Connection
-from tests.fakes.edge import Client, edge_world, object_of, until
+from tests.fakes.edge import SlowClient, edge_world, object_of, until
 from tests.fakes.origin import Reply
 
 LARGE = os.urandom(12_000_000)
@@ -24,18 +23,6 @@ async def world(tmp_path):
         await world.settled()
         await world.get(TARGET)
         yield world
-
-
-class SlowClient(Client):
-    """A client whose buffers are small, so that most of an answer waits on the other side."""
-
-    async def __aenter__(self):
-        sock = socket.socket()
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
-        sock.setblocking(False)
-        await asyncio.get_running_loop().sock_connect(sock, self._address)
-        self.reader, self.writer = await asyncio.open_connection(sock=sock, limit=65536)
-        return self
 
 
 def cached_file(world):
