@@ -143,7 +143,7 @@ class HttpFetcher:
         settings = self._settings
         told = _INTERIM.set(request.on_interim)
         try:
-            with _mapped(request.url):
+            with _mapped(request.url, request.proxy):
                 async with asyncio.timeout(settings.head_timeout_seconds) as deadline:
                     return await self._opened_session(request.url).request(
                         request.method,
@@ -370,14 +370,14 @@ def _adapted(resolver: Resolver) -> Any:
 
 
 @contextmanager
-def _mapped(url: str) -> Iterator[None]:
+def _mapped(url: str, proxy: str | None = None) -> Iterator[None]:
     """Turns the errors of the library and of sockets into ours."""
     try:
         yield
     except CdnError:
         raise
     except Exception as error:
-        raise _translated(url, error) from error
+        raise _translated(url, proxy, error) from error
 
 
 def system_said(error: OSError) -> str:
@@ -387,14 +387,20 @@ def system_said(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _translated(url: str, error: Exception) -> TransportError:
+def no_connection(url: str, proxy: str | None, why: str) -> UnreachableError:
+    """Says that nobody could be connected to, and if that was a proxy, so."""
+    where = f" to the proxy {urlsplit(proxy).netloc.rpartition('@')[2]}" if proxy else ""
+    return UnreachableError(url, f"no connection{where} {why}")
+
+
+def _translated(url: str, proxy: str | None, error: Exception) -> TransportError:
     import aiohttp
     from aiohttp.http_exceptions import HttpProcessingError
 
     reason = " ".join(str(error).split())[:300] or type(error).__name__
     match error:
         case aiohttp.ConnectionTimeoutError():
-            return UnreachableError(url, "no connection in time")
+            return no_connection(url, proxy, "in time")
         case aiohttp.ServerTimeoutError():
             return SlowPeerError(url, "the peer sent nothing for too long")
         case TimeoutError():
@@ -402,9 +408,9 @@ def _translated(url: str, error: Exception) -> TransportError:
         case aiohttp.ClientHttpProxyError():
             return UnreachableError(url, f"the proxy refused to connect ({error.status})")
         case aiohttp.ClientSSLError() | aiohttp.ServerFingerprintMismatch():
-            return UnreachableError(url, f"no connection ({reason})")
+            return no_connection(url, proxy, f"({reason})")
         case aiohttp.ClientConnectorError():
-            return UnreachableError(url, f"no connection ({system_said(error.os_error)})")
+            return no_connection(url, proxy, f"({system_said(error.os_error)})")
         case aiohttp.TooManyRedirects():
             return StatusError(url, error.history[-1].status if error.history else error.status)
         case aiohttp.InvalidURL() | aiohttp.NonHttpUrlClientError():
@@ -414,6 +420,6 @@ def _translated(url: str, error: Exception) -> TransportError:
         case aiohttp.ClientPayloadError() | aiohttp.ClientConnectionError():
             return ShortTransferError(url, f"the connection ended early ({reason})")
         case OSError() | ValueError():
-            return UnreachableError(url, f"no connection ({reason})")
+            return no_connection(url, proxy, f"({reason})")
         case _:
             return MalformedAnswerError(url, f"the exchange failed ({type(error).__name__}: {reason})")

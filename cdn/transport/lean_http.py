@@ -28,6 +28,7 @@ from cdn.transport.http import (
     HttpFetcher,
     HttpSettings,
     Resolver,
+    no_connection,
     system_said,
 )
 from cdn.transport.plain_request import Host, PlainRequests
@@ -80,7 +81,7 @@ class LeanHttpFetcher:
             self._general = HttpFetcher(self.settings, resolver=self._resolver, slots=self.slots)
         return self._general
 
-    async def connect(self, host: Host, url: str) -> Connection:
+    async def connect(self, host: Host, url: str, proxy: str | None) -> Connection:
         """A new connection to a host.
 
         Raises:
@@ -90,11 +91,11 @@ class LeanHttpFetcher:
             async with asyncio.timeout(self.settings.connect_timeout_seconds):
                 connection = await self._connect(host)
         except TimeoutError:
-            raise UnreachableError(url, "no connection in time") from None
+            raise no_connection(url, proxy, "in time") from None
         except OSError as error:
-            raise UnreachableError(url, f"no connection ({system_said(error)[:300]})") from error
+            raise no_connection(url, proxy, f"({system_said(error)[:300]})") from error
         except ValueError as error:
-            raise UnreachableError(url, f"no connection ({error})") from error
+            raise no_connection(url, proxy, f"({error})") from error
         if self.is_closed:
             connection.close()
             raise UnreachableError(url, "this fetcher is closed")
@@ -174,7 +175,7 @@ class _Exchange:
         kept = fetcher.pool.take(self._host)
         if kept is not None and await self._is_answered(kept, head, is_kept=True):
             return
-        await self._is_answered(await fetcher.connect(self._host, url), head, is_kept=False)
+        await self._is_answered(await fetcher.connect(self._host, url, self._request.proxy), head, is_kept=False)
 
     async def _is_answered(self, connection: Connection, head: bytes, *, is_kept: bool) -> bool:
         """Waits for the head of the answer; False if a kept connection was closed before any of it came."""

@@ -229,6 +229,18 @@ async def test_a_refused_connection_is_unreachable(http) -> None:
                 await get(fetcher, f"http://127.0.0.1:{listener.getsockname()[1]}/")
 
 
+async def test_a_proxy_that_refuses_connections_is_named_but_not_who_uses_it(http) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        place = f"127.0.0.1:{listener.getsockname()[1]}"
+        async with closing(http()) as fetcher:
+            for proxy in (f"http://{place}", f"http://user:secret@{place}"):
+                with pytest.raises(UnreachableError) as refused:
+                    await read_body(fetcher, Request("http://origin.invalid/x", proxy=proxy), size_max=5)
+                said = f"http://origin.invalid/x: no connection to the proxy {place} (Connection refused)"
+                assert str(refused.value) == said
+
+
 async def test_a_connection_that_is_not_accepted_in_time_is_unreachable(http) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
