@@ -70,8 +70,7 @@ class Passing:
         """
         if request.method == "OPTIONS" and request.headers.get("Max-Forwards") == "0":  # RFC 9110 §7.6.2
             self._count(exchange, destination)
-            fields = (("Date", http_date(self._with.clock.now())), ("Allow", "GET, HEAD, OPTIONS"))
-            await exchange.send(Answer(204, Headers(fields)), b"")
+            await self.tell_options(exchange)
             return
         health, now = self._with.health, self._with.clock.monotonic()
         causes = health.pausing(destination.sources, now)
@@ -91,6 +90,11 @@ class Passing:
                 if not isinstance(error, UnreachableError | UpstreamBusyError):
                     break
         raise UpstreamsFailedError(destination.sources[0].url, tuple(causes), None)
+
+    async def tell_options(self, exchange: Exchange) -> None:
+        """Says which methods the edge itself knows (RFC 9110 §9.3.7)."""
+        fields = (("Date", http_date(self._with.clock.now())), ("Allow", "GET, HEAD, OPTIONS"))
+        await exchange.send(Answer(204, Headers(fields)), b"")
 
     async def _pass(
         self, request: Request, exchange: Exchange, destination: Destination, source: Source, upload: _Upload

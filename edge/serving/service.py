@@ -144,6 +144,9 @@ class EdgeService:
         if request.target == "/healthz":
             await self._serve_health(exchange)
             return
+        if request.target == "*" and request.method == "OPTIONS":
+            await self._passing.tell_options(exchange)
+            return
         try:
             destination = self._locate(request)
         except RequestError as error:

@@ -170,6 +170,15 @@ async def test_an_answer_that_comes_before_the_whole_body_ends_the_connection(wo
     assert world.origin.asked == []
 
 
+async def test_options_of_the_edge_itself_are_told_by_itself(world):
+    async with world.client() as client:
+        for _ in range(2):
+            answer = await client.get("*", method="OPTIONS")
+            assert (answer.status, answer.headers["allow"]) == (204, "GET, HEAD, OPTIONS")
+        assert (await client.get("*")).status == 400
+    assert world.origin.asked == []
+
+
 async def test_options_count_their_hops(world):
     world.origin.replies["/x"] = Reply(b"", 204, headers={"Allow": "GET"})
     assert (await world.get("/x", method="OPTIONS", Max_Forwards="3")).headers["allow"] == "GET"
