@@ -19,6 +19,7 @@ from edge.settings.upstreams import REPOSITORIES_PATH, REPOSITORY_MARK, Upstream
 from edge.watching.tallies import NOBODYS, Tally
 
 _VIA: Final = " via "
+_HELD_MAX: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,10 @@ class Source:
     group: int = 0
     proxy: str | None = None
     is_sibling: bool = False
+
+    def below(self, path: str) -> Source:
+        """The same place for what lies below it."""
+        return Source(f"{self.url}/{path}", self.server, self.group, self.proxy)
 
     @property
     def origin(self) -> str:
@@ -65,6 +70,10 @@ class Destination:
     is_general: bool = False
     tally: Tally = field(default=NOBODYS, repr=False, compare=False)
 
+    def counted_in(self, tally: Tally) -> Destination:
+        """The same, counted there."""
+        return Destination(self.key, self.content, self.sources, self.target, self.is_general, tally)
+
     def key_of(self, other: Target) -> str:
         """The key of another resource of the same ordinary site."""
         return other.url if other.origin else site_key(other.url)
@@ -79,6 +88,8 @@ class Routes:
 
     def __init__(self, config: EdgeConfig) -> None:
         self._upstreams = config.upstreams
+        self._held: dict[str, tuple[UpstreamSettings | None, tuple[Source, ...]]] = {}
+        """By repository, who holds it, and the sources of the repository itself."""
         self._general = sorted((each for each in config.upstreams if each.path), key=lambda each: -len(each.path))
         self._is_forwarding = config.forward.enabled
         repositories = [_before_mark(url) for each in config.upstreams if not each.path for url in each.servers]
@@ -111,7 +122,7 @@ class Routes:
 
     def holds(self, repository: str) -> bool:
         """Whether an upstream holds a repository."""
-        return self._upstream_of(repository) is not None
+        return self._held_by(repository)[0] is not None
 
     def locate(self, target: Target) -> Destination:
         """Says what a target is about.
@@ -134,11 +145,11 @@ class Routes:
         repository, slash, rest = target.path_and_query.removeprefix(REPOSITORIES_PATH).partition("/")
         if not (slash and is_repository_name(repository)):
             raise RequestError(403, "only what lies below /cvmfs/<repository>/ is served here")
-        upstream = self._upstream_of(repository)
+        upstream, bases = self._held_by(repository)
         if upstream is None:
             raise RequestError(403, f"the repository {repository} is not served here")
         content = content_of(target.path)
-        sources = tuple(_sources(upstream, repository, f"/{rest}"))
+        sources = tuple([base.below(rest) for base in bases])
         return Destination(_key(content, target), content, sources, target)
 
     def _reverse_general(self, target: Target) -> Destination:
@@ -171,8 +182,8 @@ class Routes:
 
         The server that the client named comes first, with those that are configured as its equals.
         """
-        upstream = self._upstream_of(content.repository) if content.kind is ContentKind.OBJECT else None
-        others = tuple(_sources(upstream, content.repository, f"/{content.path}")) if upstream is not None else ()
+        bases = self._held_by(content.repository)[1] if content.kind is ContentKind.OBJECT else ()
+        others = tuple([base.below(content.path) for base in bases])
         preferred = {source.group for source in others if source.origin == target.origin and target.query is None}
         if preferred:
             return tuple(sorted(others, key=lambda source: source.group not in preferred))
@@ -186,8 +197,15 @@ class Routes:
         for number, proxies in enumerate(groups):
             yield from (_source(target.url, proxy, number, target.origin) for proxy in proxies)
 
-    def _upstream_of(self, repository: str) -> UpstreamSettings | None:
-        return next((upstream for upstream in self._upstreams if upstream.holds(repository)), None)
+    def _held_by(self, repository: str) -> tuple[UpstreamSettings | None, tuple[Source, ...]]:
+        known = self._held.get(repository)
+        if known is None:
+            upstream = next((each for each in self._upstreams if each.holds(repository)), None)
+            known = upstream, tuple(_sources(upstream, repository)) if upstream is not None else ()
+            if len(self._held) >= _HELD_MAX:
+                self._held.clear()
+            self._held[repository] = known
+        return known
 
 
 def _key(content: Content, target: Target) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from cdn.transport.chunks import ChunkReader, MalformedAnswer
@@ -26,6 +27,8 @@ _CHANGES_BODY: Final = re.compile(r"chunked|gzip|deflate|compress|^(br|zstd|)$")
 """Transfer codings that leave other bytes on the wire than the body has. Of any other the body ends with the connection
 (RFC 9112 §6.3)."""
 _START: Final = b"HTTP/1."
+_KEPT_LENGTH_MAX: Final = 128
+_FRAMING_LENGTHS: Final = frozenset(map(len, ("content-length", "transfer-encoding", "connection")))
 
 Fields = tuple[tuple[str, str], ...]
 
@@ -180,7 +183,7 @@ class AnswerReader:
             raise MalformedAnswer("its first line is none of an answer")
         if len(lines) > self._fields_max:
             raise MalformedAnswer(f"it has more than {self._fields_max} fields")
-        status, fields = int(found[2]), tuple(map(_field, lines))
+        status, fields = int(found[2]), tuple([_field(line) for line in lines])
         if 100 <= status < 200:
             self._take_interim(status, fields)
         else:
@@ -201,6 +204,8 @@ class AnswerReader:
         codings: list[str] = []
         options: list[str] = []
         for name, value in fields:
+            if len(name) not in _FRAMING_LENGTHS:
+                continue
             lower = name.lower()
             if lower == "content-length":
                 lengths += value.split(",")
@@ -232,7 +237,15 @@ class AnswerReader:
 
 
 def _field(line: str) -> tuple[str, str]:
+    return _kept_field(line) if len(line) <= _KEPT_LENGTH_MAX else _parsed_field(line)
+
+
+def _parsed_field(line: str) -> tuple[str, str]:
     name, colon, value = line.partition(":")
     if not colon or _NAME.fullmatch(name) is None:
         raise MalformedAnswer("a line of its head is no field")
     return name, value.strip(" \t")
+
+
+_kept_field: Final = lru_cache(maxsize=1024)(_parsed_field)
+"""Servers say the same few things again and again."""

@@ -59,6 +59,15 @@ class Response(Protocol):
         """The body's size in bytes, where the peer said it."""
         ...
 
+    @property
+    def fields(self) -> tuple[tuple[str, str], ...]:
+        """The header fields in the order they came, names as they were written."""
+        ...
+
+    def whole(self) -> bytes | None:
+        """The whole body, if all of it is here already and `chunks` was not begun; None says nothing about it."""
+        ...
+
     def chunks(self) -> AsyncIterator[bytes]:
         """The body, piece by piece.
 

@@ -108,6 +108,10 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
         return piece
 
+    def take_all(self) -> list[bytes]:
+        """All pieces that are there; the peer may send more then."""
+        return [self.take() for _ in range(len(self.pieces))]
+
     def rest(self) -> None:
         """Makes ready for another request."""
         self.reader = None

@@ -75,6 +75,15 @@ class FileResponse:
         self.size: int | None = size
         self.headers: Mapping[str, str] = CIMultiDict({**headers, "Content-Length": str(size)})
 
+    @property
+    def fields(self) -> tuple[tuple[str, str], ...]:
+        """The header fields in the order they came."""
+        return tuple(self.headers.items())
+
+    def whole(self) -> bytes | None:
+        """Nothing, since the body is not read before it is wanted."""
+        return None
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The file, piece by piece; see `Response`."""
         if self._fd is None or self._request.method == "HEAD":

@@ -225,6 +225,15 @@ class HttpResponse:
             return None
         return self._answer.content_length
 
+    @property
+    def fields(self) -> tuple[tuple[str, str], ...]:
+        """The header fields in the order they came."""
+        return tuple(self.headers.items())
+
+    def whole(self) -> bytes | None:
+        """Nothing, since the body is not read before it is wanted."""
+        return None
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, piece by piece; see `Response`."""
         gauge = SpeedGauge(self._settings.speed)

@@ -209,16 +209,20 @@ class _Exchange:
         connection, reader = self._connection, self._reader
         if connection is None or reader is None:
             return
+        if not reader.is_complete:
+            await self._drain(connection, reader)
+        if reader.is_reusable and not connection.is_lost and not self._fetcher.is_closed:
+            self._connection = None
+            self._fetcher.in_use.discard(connection)
+            self._fetcher.pool.put(connection)
+
+    async def _drain(self, connection: Connection, reader: AnswerReader) -> None:
         deadline, taken = asyncio.get_running_loop().time() + DRAIN_SECONDS, reader.left or 0
         while taken <= DRAINED_BYTES_MAX and not (reader.is_complete or connection.is_lost):
             while connection.pieces:
                 taken += len(connection.take())
             if not await self._changes(connection, deadline):
                 break
-        if reader.is_reusable and not connection.is_lost and not self._fetcher.is_closed:
-            self._connection = None
-            self._fetcher.in_use.discard(connection)
-            self._fetcher.pool.put(connection)
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None
@@ -243,10 +247,23 @@ class _Exchange:
         return self._headers
 
     @property
+    def fields(self) -> tuple[tuple[str, str], ...]:
+        """The header fields in the order they came."""
+        assert self._head is not None
+        return self._head.fields
+
+    @property
     def size(self) -> int | None:
         """The body's size in bytes, where the peer said it."""
         assert self._head is not None
         return self._head.size
+
+    def whole(self) -> bytes | None:
+        """The whole body, if all of it is here already; see `Response`."""
+        connection, reader = self._connection, self._reader
+        if connection is None or reader is None or not reader.is_complete or connection.malformed is not None:
+            return None
+        return connection.take() if len(connection.pieces) == 1 else b"".join(connection.take_all())
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, piece by piece; see `Response`."""

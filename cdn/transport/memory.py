@@ -104,6 +104,15 @@ class MemoryResponse:
         if self.size is not None:
             self.headers = CIMultiDict(answer.headers, **{"Content-Length": str(self.size)})
 
+    @property
+    def fields(self) -> tuple[tuple[str, str], ...]:
+        """The header fields in the order they came."""
+        return tuple(self.headers.items())
+
+    def whole(self) -> bytes | None:
+        """Nothing, since the body is not read before it is wanted."""
+        return None
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, piece by piece; see `Response`."""
         if self._request.method == "HEAD":

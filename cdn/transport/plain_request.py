@@ -13,6 +13,10 @@ _URL: Final = re.compile(r'http://((?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-
 _METHODS: Final = frozenset({"GET", "HEAD"})
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HOSTS_MAX: Final = 1024
+_KEPT_MAX: Final = 256
+_KEPT_BYTES_MAX: Final = 1024
+
+Fields = tuple[tuple[str, str], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class PlainRequests:
     def __init__(self, fields: Mapping[str, str]) -> None:
         self._fields = {name.lower(): f"{name}: {value}\r\n" for name, value in fields.items()}
         self._hosts: dict[str, Host | None] = {}
+        self._kept: dict[tuple[str, Fields], bytes] = {}
 
     def host_of(self, request: Request) -> Host | None:
         """Where the request is sent; None if it is not plain."""
@@ -62,10 +67,23 @@ class PlainRequests:
         scheme, _, rest = request.url.partition("://")
         text, slash, path = rest.partition("/")
         target = f"{slash or '/'}{path}" if request.proxy is None else f"{scheme}://{text}/{path}"
-        own = {name.lower(): (name, value) for name, value in request.headers.items()}
-        lines = [f"{request.method} {target} HTTP/1.1\r\n"]
-        if "host" not in own:
-            lines.append(f"Host: {text.removesuffix(':80')}\r\n")
+        line = f"{request.method} {target} HTTP/1.1\r\n"
+        return line.encode("utf-8", "surrogateescape") + self._fields_for(text, tuple(request.headers.items()))
+
+    def _fields_for(self, host: str, own: Fields) -> bytes:
+        """What follows the request line; most requests to a server have the same fields."""
+        known = self._kept.get((host, own))
+        if known is None:
+            known = self._written(host, own)
+            if len(known) <= _KEPT_BYTES_MAX:
+                if len(self._kept) >= _KEPT_MAX:
+                    self._kept.clear()
+                self._kept[host, own] = known
+        return known
+
+    def _written(self, host: str, fields: Fields) -> bytes:
+        own = {name.lower(): (name, value) for name, value in fields}
+        lines = [] if "host" in own else [f"Host: {host.removesuffix(':80')}\r\n"]
         lines += [line for name, line in self._fields.items() if name not in own]
         lines += [_line(name, value) for name, value in own.values()]
         lines.append("\r\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from types import TracebackType
 
 
@@ -18,7 +19,7 @@ class HostSlots:
     """
 
     def __init__(self, total: int, per_host: int) -> None:
-        self._total = asyncio.Semaphore(total)
+        self._total = _Gate(total)
         self._per_host = per_host
         self._hosts: dict[str, _Host] = {}
 
@@ -27,11 +28,52 @@ class HostSlots:
         return Slot(self._hosts, host, self._per_host, self._total)
 
 
-class _Host:
-    __slots__ = ("semaphore", "users")
+class _Gate:
+    """A semaphore that costs next to nothing while it is open: what is given back goes to who waits longest."""
+
+    __slots__ = ("_free", "_waiting")
+
+    def __init__(self, free: int) -> None:
+        self._free = free
+        self._waiting: deque[asyncio.Future[None]] | None = None
+
+    def is_passed(self) -> bool:
+        """Takes a place if there is one; nobody waits then."""
+        if not self._free:
+            return False
+        self._free -= 1
+        return True
+
+    async def passed(self) -> None:
+        """Waits for a place."""
+        place: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._waiting is None:
+            self._waiting = deque()
+        self._waiting.append(place)
+        try:
+            await place
+        except BaseException:
+            if place.done() and not place.cancelled():  # it came, but nobody is there any more
+                self.give_back()
+            elif place in self._waiting:
+                self._waiting.remove(place)
+            raise
+
+    def give_back(self) -> None:
+        """Gives a place back."""
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                return
+        self._free += 1
+
+
+class _Host(_Gate):
+    __slots__ = ("users",)
 
     def __init__(self, slots: int) -> None:
-        self.semaphore = asyncio.Semaphore(slots)
+        super().__init__(slots)
         self.users = 0
 
 
@@ -40,7 +82,7 @@ class Slot:
 
     __slots__ = ("_host", "_hosts", "_known", "_per_host", "_total")
 
-    def __init__(self, hosts: dict[str, _Host], host: str, per_host: int, total: asyncio.Semaphore) -> None:
+    def __init__(self, hosts: dict[str, _Host], host: str, per_host: int, total: _Gate) -> None:
         self._hosts = hosts
         self._host = host
         self._per_host = per_host
@@ -53,11 +95,13 @@ class Slot:
         self._known = known
         known.users += 1
         try:
-            await known.semaphore.acquire()
+            if not known.is_passed():
+                await known.passed()
             try:
-                await self._total.acquire()
+                if not self._total.is_passed():
+                    await self._total.passed()
             except BaseException:
-                known.semaphore.release()
+                known.give_back()
                 raise
         except BaseException:
             self._leave(known)
@@ -66,8 +110,8 @@ class Slot:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._total.release()
-        self._known.semaphore.release()
+        self._total.give_back()
+        self._known.give_back()
         self._leave(self._known)
 
     def _leave(self, known: _Host) -> None:

@@ -19,6 +19,8 @@ from typing import Any, Final, TypeVar
 THREADS_MAX: Final = 16
 PATIENCE_SECONDS: Final = 0.02
 """How long a call waits before one more thread is woken."""
+TOGETHER: Final = 16
+"""How many calls that are not urgent wait for one another at most."""
 
 T = TypeVar("T")
 
@@ -55,12 +57,15 @@ class DiskThreads:
         self._look_again: asyncio.TimerHandle | None = None
         self._is_closed = False
 
-    def run(self, work: Callable[[], T], drop: Callable[[T], object] | None = None) -> asyncio.Future[T]:
+    def run(
+        self, work: Callable[[], T], drop: Callable[[T], object] | None = None, *, is_urgent: bool = True
+    ) -> asyncio.Future[T]:
         """Has a thread call a function; gives its result.
 
         Args:
             work: what to call.
             drop: is given a result that nobody waits for any more.
+            is_urgent: whether somebody waits for it; else it waits for others, so that one waking serves many.
         """
         loop = self._loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
@@ -68,7 +73,7 @@ class DiskThreads:
             future.cancel()
             return future
         self._waiting.append(_Call(work, future, drop, time.monotonic()))
-        if len(self._parked) == len(self._threads):
+        if len(self._parked) == len(self._threads) and (is_urgent or len(self._waiting) >= TOGETHER):
             self._wake()
         elif self._look_again is None:
             self._look_again = loop.call_later(PATIENCE_SECONDS, self._look)

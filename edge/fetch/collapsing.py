@@ -87,6 +87,8 @@ class Flight:
         self.clients = 0
         self.body: ArrivingBody | None = None
         self.is_done = False
+        self.is_storing = False
+        """Whether all has come, and only the disk is waited for."""
 
     @property
     def is_public(self) -> bool:
@@ -154,7 +156,7 @@ class Flights:
     def __init__(self) -> None:
         self._by_key: dict[str, Flight] = {}
         self._running: set[Flight] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Flight] = {}
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -197,8 +199,8 @@ class Flights:
         if is_shared:
             self._by_key[key] = flight
         task = asyncio.create_task(self._run(flight, run))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[task] = flight
+        task.add_done_callback(self._tasks.pop)
         return flight
 
     @contextmanager
@@ -218,10 +220,11 @@ class Flights:
             flight.let_go()
 
     async def stop(self) -> None:
-        """Ends all fetches."""
+        """Ends all fetches; those that only store what has come do so first."""
         tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
+        for task, flight in list(self._tasks.items()):
+            if not flight.is_storing:
+                task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, flight: Flight, run: Run) -> None:

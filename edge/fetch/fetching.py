@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Final
@@ -43,7 +43,7 @@ from edge.http.caching import Lifetime, StoredHead, conditional_fields, dated, i
 from edge.http.headers import Headers
 from edge.http.variants import variant_key
 from edge.routing import Source
-from edge.upstream.asking import Asking, Attempt, Race, asked
+from edge.upstream.asking import Asked, Asking, Attempt, Race
 from edge.upstream.siblings import SIBLING_FIELD
 
 HOLD_BYTES: Final = 1 << 20
@@ -83,6 +83,8 @@ class Fetch:
         self._publish_at = 0.0
         self._is_judged = is_judged(self._content)
         self._timer: asyncio.TimerHandle | None = None
+        self._unstored: tuple[ArrivingBody | bytes, StoredHead] | None = None
+        """What goes to disk once the upstream is let go of."""
         self._new_hash()
 
     async def run(self) -> None:
@@ -92,14 +94,22 @@ class Fetch:
             UpstreamsFailedError: no upstream gave it.
             CdnError: it broke off after clients had seen some of it.
         """
+        if not await self._is_found():
+            self._give_up()
+        elif self._unstored is not None:
+            self._flight.is_storing = True
+            await self._store(*self._unstored)
+
+    async def _is_found(self) -> bool:
+        """Asks until somebody has it; whether somebody had."""
         race = Race(self._with, self._attempts(), self._send, may_hedge=self._content.kind in _HEDGED_KINDS)
         try:
             while (asking := await race.next()) is not None:
                 if await self._judge(asking, race):
-                    return
+                    return True
         finally:
             await race.close()
-        self._give_up()
+        return False
 
     def _attempts(self) -> Iterator[Attempt]:
         now, sources, keeper = self._with.clock.monotonic(), self._order.destination.sources, self._order.keeper
@@ -109,8 +119,7 @@ class Fetch:
             yield Attempt(source, self._order.wants_fresh_copy)
         self._causes += self._with.health.pausing(sources, now)
 
-    @asynccontextmanager
-    async def _send(self, attempt: Attempt) -> AsyncIterator[Response]:
+    def _send(self, attempt: Attempt) -> AbstractAsyncContextManager[Response]:
         on_interim = self._tell_interim if self._content.kind is ContentKind.OTHER else None
         request = Request(
             attempt.source.url,
@@ -118,8 +127,7 @@ class Fetch:
             proxy=attempt.source.proxy,
             on_interim=on_interim,
         )
-        async with asked(self._with, attempt.source, request) as response:
-            yield response
+        return Asked(self._with, attempt.source, request)
 
     async def _judge(self, asking: Asking, race: Race) -> bool:
         """Takes what came of one request; whether that ends the fetch."""
@@ -150,7 +158,7 @@ class Fetch:
 
     async def _use(self, asking: Asking, race: Race) -> bool:
         """Takes an answer; whether it is the answer."""
-        attempt, response = asking.attempt, await asking.answer
+        attempt, response = asking.attempt, asking.response
         head = self._head_of(response, asking.asked_at)
         if 200 <= head.status < 300 and (head.status != 206 or self._arrived):
             await race.settle(asking)
@@ -193,7 +201,7 @@ class Fetch:
 
     def _head_of(self, response: Response, asked_at: float) -> StoredHead:
         now = self._with.clock.now()
-        headers = dated(kept_fields(self._content, Headers.of(response.headers.items())), now)
+        headers = dated(kept_fields(self._content, Headers(response.fields)), now)
         # Nothing of the client's is passed on with what is a repository's, so nothing of it can matter.
         is_other = self._content.kind is ContentKind.OTHER
         selecting = selecting_fields(self._order.request, headers) if is_other else ()
@@ -208,6 +216,11 @@ class Fetch:
     async def _take(self, attempt: Attempt, response: Response, head: StoredHead) -> None:
         """Takes a body to its end."""
         self._is_siblings = attempt.source.is_sibling
+        if self._flight.body is None and self._hasher is not None and not self._is_judged and head.status == 200:
+            whole = response.whole()
+            if whole is not None and len(whole) <= HOLD_BYTES:
+                self._take_whole(attempt, head, whole)
+                return
         skipped = self._place_of(attempt, response, head)
         body = self._flight.body or self._begin(response, head)
         async for piece in response.chunks():
@@ -219,12 +232,35 @@ class Fetch:
             raise ShortTransferError(attempt.source.url, f"{body.arrived} bytes came instead of {body.size}")
         await self._finish(attempt, body)
 
+    def _take_whole(self, attempt: Attempt, head: StoredHead, whole: bytes) -> None:
+        """Takes a small body that is here already, and which its name proves."""
+        self._with.statistics.bytes_fetched += len(whole)
+        self._hash(whole)
+        self._check_digest(attempt)
+        self._judge_storing(head, len(whole))
+        self._show_whole(head, whole)
+        self._leave_to_store(whole, head)
+
+    def _judge_storing(self, head: StoredHead, size: int) -> None:
+        self._head = head
+        self._is_shareable = self._may_share(head)
+        self._is_stored = self._is_shareable and size <= self._with.object_bytes_max
+
+    def _show_whole(self, head: StoredHead, body: bytes) -> None:
+        entry = self._entry(head, body)
+        self._remember(entry)
+        self._flight.publish(Complete(entry, self._is_stored, self._is_shareable))
+
+    def _leave_to_store(self, body: ArrivingBody | bytes, head: StoredHead) -> None:
+        is_kept_here = not self._is_siblings  # the disks of siblings are one cache
+        if self._is_stored and is_kept_here and (head.status == 200 or self._content.kind is ContentKind.OTHER):
+            self._unstored = body, head
+
     def _begin(self, response: Response, head: StoredHead) -> ArrivingBody:
         flight = self._flight
         body = ArrivingBody(response.size, is_verified=self._content.digest is not None, clients=lambda: flight.clients)
-        self._head, flight.body = head, body
-        self._is_shareable = self._may_share(head)
-        self._is_stored = self._is_shareable and (response.size or 0) <= self._with.object_bytes_max
+        flight.body = body
+        self._judge_storing(head, response.size or 0)
         loop = asyncio.get_running_loop()
         self._publish_at = loop.time() + HOLD_SECONDS
         self._timer = loop.call_later(HOLD_SECONDS, self._show_if_late, body)
@@ -293,13 +329,9 @@ class Fetch:
         if self._is_kept and self._head.selecting:
             self._with.variants.note(self._order.destination.key, self._content, self._head.selecting)
         if not self._flight.is_public and body.is_whole_in_memory:
-            entry = self._entry(self._head, body.joined())
-            self._remember(entry)
-            self._flight.publish(Complete(entry, self._is_stored, self._is_shareable))
+            self._show_whole(self._head, body.joined())
         self._show(body)
-        is_kept_here = not self._is_siblings  # the disks of siblings are one cache
-        if self._is_stored and is_kept_here and (self._head.status == 200 or self._content.kind is ContentKind.OTHER):
-            await self._store(body, self._head)
+        self._leave_to_store(body, self._head)
 
     def _check_digest(self, attempt: Attempt) -> None:
         if self._hasher is not None:
@@ -407,12 +439,12 @@ class Fetch:
     def _new_hash(self) -> None:
         digest = self._content.digest
         self._hasher = Hasher(digest.algorithm) if digest is not None else None
-        self._checksum = hashlib.sha256()
+        self._checksum = hashlib.sha256() if self._hasher is None else None
 
     def _hash(self, piece: bytes) -> None:
         if self._hasher is not None:
             self._hasher.update_at_once(piece)
-        elif self._is_stored:
+        elif self._is_stored and self._checksum is not None:
             self._checksum.update(piece)
 
     def _lifetime(self, status: int) -> Lifetime:
@@ -438,19 +470,20 @@ class Fetch:
     def _is_kept(self) -> bool:
         return self._is_stored and not self._flight.is_outdated
 
-    async def _store(self, body: ArrivingBody, head: StoredHead) -> None:
+    async def _store(self, body: ArrivingBody | bytes, head: StoredHead) -> None:
         """Puts a complete body on disk. Failing to is no failure of the fetch."""
         resource, pinned = self._order.destination.key, self._content.is_pinned
         key = variant_key(resource, head.selecting)
-        checksum = "" if self._hasher is not None else self._checksum.hexdigest()
+        checksum = "" if self._checksum is None else self._checksum.hexdigest()
         disk = self._with.disk
         try:
             async with self._with.storing.hold(resource):  # so that the answer that came last stays
                 if self._flight.is_outdated:
                     return
-                if body.spool is None:
-                    store = partial(disk.store, key, head, body.joined(), checksum, pinned=pinned)
-                    await self._with.threads.run(store)
+                if isinstance(body, bytes) or body.spool is None:
+                    data = body if isinstance(body, bytes) else body.joined()
+                    store = partial(disk.store, key, head, data, checksum, pinned=pinned)
+                    await self._with.threads.run(store, is_urgent=False)
                 else:
                     await body.flush()
                     if body.storage_error is not None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import formatdate
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 _MONTHS: Final = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
@@ -38,11 +39,18 @@ HOP_BY_HOP: Final = frozenset(
 """Fields that speak of one connection and are never passed on."""
 
 
+Places = Mapping[str, tuple[int, ...]]
+"""Where fields stand, by their names in lower case."""
+_SHAPES_MAX: Final = 128
+_SHAPE_FIELDS_MAX: Final = 32
+
+
 @dataclass(frozen=True, slots=True)
 class Headers:
     """Header fields in the order they came, names as they were written."""
 
     pairs: tuple[tuple[str, str], ...] = ()
+    _known_places: Places | None = field(default=None, init=False, repr=False, compare=False)
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, str]]) -> Headers:
@@ -53,29 +61,46 @@ class Headers:
         return iter(self.pairs)
 
     def __contains__(self, name: str) -> bool:
-        return self.get(name) is not None
+        return name.lower() in self._places
+
+    @property
+    def _places(self) -> Places:
+        """Found once, and shared with all that have the same names in the same order, as answers of a server have."""
+        places = self._known_places
+        if places is None:
+            names = tuple([name for name, _ in self.pairs])
+            places = _kept_places(names) if len(names) <= _SHAPE_FIELDS_MAX else _places_of(names)
+            object.__setattr__(self, "_known_places", places)
+        return places
 
     def get(self, name: str) -> str | None:
         """The first value of a field."""
-        lower, size = name.lower(), len(name)
-        for known, value in self.pairs:
-            if len(known) == size and known.lower() == lower:
-                return value
-        return None
+        found = self._places.get(name.lower())
+        return None if found is None else self.pairs[found[0]][1]
 
     def every(self, name: str) -> tuple[str, ...]:
         """All values of a field."""
-        lower, size = name.lower(), len(name)
-        return tuple([value for known, value in self.pairs if len(known) == size and known.lower() == lower])
+        pairs = self.pairs
+        return tuple([pairs[place][1] for place in self._places.get(name.lower(), ())])
 
     def joined(self, name: str) -> str | None:
         """All values of a field as one list, which for list fields means the same (RFC 9110 §5.3)."""
-        values = self.every(name)
-        return ", ".join(values) if values else None
+        found = self._places.get(name.lower())
+        if found is None:
+            return None
+        return self.pairs[found[0]][1] if len(found) == 1 else ", ".join(self.every(name))
+
+    def has_any(self, names: Collection[str]) -> bool:
+        """Whether there is a field of one of these names, which are in lower case."""
+        return not self._places.keys().isdisjoint(names)
 
     def without(self, *names: str) -> Headers:
         """The fields but these."""
-        dropped = {name.lower() for name in names}
+        return self._but({name.lower() for name in names})
+
+    def _but(self, dropped: Collection[str]) -> Headers:
+        if not self.has_any(dropped):
+            return self
         return Headers(tuple([pair for pair in self.pairs if pair[0].lower() not in dropped]))
 
     def replaced(self, name: str, value: str) -> Headers:
@@ -85,8 +110,18 @@ class Headers:
     def end_to_end(self) -> Headers:
         """The fields that may be passed on: neither hop-by-hop nor named by `Connection` (RFC 9110 §7.6.1)."""
         connection = self.joined("Connection")
-        dropped = HOP_BY_HOP if connection is None else HOP_BY_HOP.union(tokens(connection))
-        return Headers(tuple([pair for pair in self.pairs if pair[0].lower() not in dropped]))
+        return self._but(HOP_BY_HOP if connection is None else HOP_BY_HOP.union(tokens(connection)))
+
+
+def _places_of(names: tuple[str, ...]) -> Places:
+    places: dict[str, tuple[int, ...]] = {}
+    for place, name in enumerate(names):
+        lower = name.lower()
+        places[lower] = (*places.get(lower, ()), place)
+    return MappingProxyType(places)
+
+
+_kept_places: Final = lru_cache(maxsize=_SHAPES_MAX)(_places_of)
 
 
 def upstream_fields(request: Headers, via: str, edge_name: str) -> dict[str, str]:

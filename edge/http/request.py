@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import lru_cache
 from typing import Final
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
@@ -21,6 +22,10 @@ from edge.http.headers import Headers, tokens
 _END: Final = b"\r\n\r\n"
 _FORBIDDEN: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n|\n[ \t]")
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])\r\n")
+_COMMON_LINE: Final = re.compile(
+    rb"(GET|HEAD) ((?:http://[a-z0-9.-]+(?::[0-9]{1,5})?)?/[A-Za-z0-9._~/-]*) HTTP/1\.([01])"
+)
+"""A request line in which nothing can be wrong that the fields do not show as well."""
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]{0,5})?", re.ASCII)
 READING: Final = frozenset({"GET", "HEAD"})
 """Methods without a body, whose answers may be cached."""
@@ -47,6 +52,7 @@ _SPECIAL: Final = frozenset(
 """Fields that make an answer depend on more than the target."""
 MEMO_HEAD_BYTES_MAX: Final = 1024
 MEMO_ENTRIES_MAX: Final = 4096
+_ALIKE_MAX: Final = 256
 
 
 class RequestError(DocumentError):
@@ -197,6 +203,22 @@ def parse_request(head: bytes, limits: RequestLimits) -> Request:
     Raises:
         RequestError: it is malformed, too large, or not of a kind that is served.
     """
+    line, _, rest = head.partition(b"\r\n")
+    found = _COMMON_LINE.fullmatch(line)
+    if found is None or len(rest) > MEMO_HEAD_BYTES_MAX or len(found[2]) > limits.target_bytes_max:
+        return _parse_request(head, limits)
+    like = _request_for_root(found[1], found[3], rest, limits)
+    target = found[2].decode("ascii")
+    return Request(like.method, target, like.version, like.headers, like.keeps_alive, like.is_plain, like.body_size)
+
+
+@lru_cache(maxsize=_ALIKE_MAX)
+def _request_for_root(method: bytes, version: bytes, rest: bytes, limits: RequestLimits) -> Request:
+    """What a request would be with another target; clients send the same fields with each."""
+    return _parse_request(b"%b / HTTP/1.%b\r\n%b" % (method, version, rest), limits)
+
+
+def _parse_request(head: bytes, limits: RequestLimits) -> Request:
     if _FORBIDDEN.search(head):
         raise RequestError(400, "its head has characters or line ends that HTTP forbids")
     line = _REQUEST_LINE.match(head)

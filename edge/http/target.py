@@ -21,6 +21,8 @@ _UNSAFE_IN_QUERY: Final = re.compile(r"[^!$&'()*+,;=:@/\[\]%A-Za-z0-9._~?-]")
 _AUTHORITY: Final = re.compile(
     r"(?P<host>[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::(?P<port>[0-9]{0,5}))?", re.ASCII
 )
+_PLAIN_PATH: Final = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+")
+"""A path that is canonical as it stands."""
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 _AMBIGUOUS: Final = ("%00", "%2F", "%5C")
 
@@ -93,6 +95,8 @@ def _canonical_host(host: str) -> str:
 
 
 def _target(origin: str, path_and_query: str) -> Target:
+    if _PLAIN_PATH.fullmatch(path_and_query) is not None:
+        return Target(origin, path_and_query)
     path, mark, query = path_and_query.partition("?")
     if _UNSAFE.search(path) or _UNSAFE_IN_QUERY.search(query):
         raise RequestError(400, "its target has characters that must be percent-encoded")

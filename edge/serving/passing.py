@@ -24,7 +24,7 @@ from edge.http.headers import Headers, http_date, upstream_fields
 from edge.http.request import Request, RequestError
 from edge.http.target import parse_target
 from edge.routing import Destination, Source
-from edge.upstream.asking import asked
+from edge.upstream.asking import Asked
 from edge.upstream.health import UpstreamBusyError
 from edge.watching.statistics import Result
 
@@ -108,8 +108,8 @@ class Passing:
             body=upload.pieces() if request.has_body else None,
             on_interim=lambda status, fields: exchange.tell_interim(status, Headers(fields).end_to_end()),
         )
-        async with asked(self._with, source, request_up) as response:
-            headers = kept_fields(destination.content, Headers.of(response.headers.items()))
+        async with Asked(self._with, source, request_up) as response:
+            headers = kept_fields(destination.content, Headers(response.fields))
             now = self._with.clock.now()
             head = StoredHead(response.status, dated(headers, now), asked_at, now)
             self._with.health.note_success(source.server, self._with.clock.monotonic())
@@ -162,8 +162,8 @@ class Passing:
             asked_at = self._with.clock.now()
             try:
                 request_up = UpstreamRequest(source.url, "HEAD", fields, source.proxy)
-                async with asked(self._with, source, request_up) as response:
-                    headers = Headers.of(response.headers.items())
+                async with Asked(self._with, source, request_up) as response:
+                    headers = Headers(response.fields)
                     length = headers.get("Content-Length")
                     headers = kept_fields(content, headers)
                     best = StoredHead(response.status, headers, asked_at, self._with.clock.now())

@@ -174,7 +174,7 @@ class EdgeService:
             if request.method not in READING and not self._routes.is_general(target):
                 raise method_refused(request.method)
             known = self._routes.locate(target)
-            known = replace(known, tally=self._with.statistics.tallies.of(known.content))
+            known = known.counted_in(self._with.statistics.tallies.of(known.content))
             if len(self._destinations) >= DESTINATIONS_MAX:
                 self._destinations.clear()
             self._destinations[request.target] = known

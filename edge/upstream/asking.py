@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from types import TracebackType
 
 from cdn.errors import SlowPeerError
 from cdn.transport.base import Request, Response
@@ -19,49 +20,76 @@ from edge.routing import Source
 from edge.upstream.supplies import UpstreamSupplies
 
 
-@asynccontextmanager
-async def asked(supplies: UpstreamSupplies, source: Source, request: Request) -> AsyncIterator[Response]:
-    """Sends a request to an upstream when it is its turn, and keeps count of how the upstream does.
+class Asked:
+    """A request to an upstream, sent when it is its turn, and how the upstream does; a block that has its answer.
 
-    Raises:
-        TransportError: no answer came.
+    Written out, since there is one for each fetch.
+
+    Args:
+        supplies: what it works with.
+        source: whom to ask.
+        request: what for.
     """
-    health = supplies.health.of(source.server)
-    async with supplies.turns.hold(health, source.url) if health is not None else nullcontext():
-        supplies.statistics.fetches[source.server] += 1
-        sending = supplies.fetcher.send(request)
-        response = await _answer(supplies, source, request, sending)
+
+    __slots__ = ("_health", "_request", "_sending", "_source", "_with")
+
+    def __init__(self, supplies: UpstreamSupplies, source: Source, request: Request) -> None:
+        self._with = supplies
+        self._source = source
+        self._request = request
+        self._health = supplies.health.of(source.server)
+
+    async def __aenter__(self) -> Response:
+        """Gives the answer's head.
+
+        Raises:
+            TransportError: no answer came.
+        """
+        health, turns = self._health, self._with.turns
+        if health is not None and not turns.is_at_once(health):
+            await turns.wait(health, self._source.url)
         try:
-            yield response
-        except BaseException as error:
-            await sending.__aexit__(type(error), error, error.__traceback__)
+            self._with.statistics.fetches[self._source.server] += 1
+            self._sending = self._with.fetcher.send(self._request)
+            return await self._answer()
+        except BaseException:
+            self._end()
             raise
-        await sending.__aexit__(None, None, None)
 
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            await self._sending.__aexit__(kind, error, trace)
+        finally:
+            self._end()
 
-async def _answer(
-    supplies: UpstreamSupplies, source: Source, request: Request, sending: AbstractAsyncContextManager[Response]
-) -> Response:
-    """The answer's head; how long that took counts for or against the upstream."""
-    clock = supplies.clock
-    # A body goes up as fast as the client sends it.
-    health = supplies.health.of(source.server) if request.body is None else None
-    started = clock.monotonic()
-    try:
-        if source.is_sibling:
-            async with asyncio.timeout(supplies.siblings.timeout_seconds):
-                response = await sending.__aenter__()
-        else:
-            response = await sending.__aenter__()
-    except TimeoutError:
-        raise SlowPeerError(source.url, f"no answer in {supplies.siblings.timeout_seconds:g} s") from None
-    except asyncio.CancelledError:
+    def _end(self) -> None:
+        if self._health is not None:
+            self._with.turns.end(self._health)
+
+    async def _answer(self) -> Response:
+        """The answer's head; how long that took counts for or against the upstream."""
+        clock, source = self._with.clock, self._source
+        # A body goes up as fast as the client sends it.
+        health = self._health if self._request.body is None else None
+        started = clock.monotonic()
+        try:
+            if source.is_sibling:
+                async with asyncio.timeout(self._with.siblings.timeout_seconds):
+                    response = await self._sending.__aenter__()
+            else:
+                response = await self._sending.__aenter__()
+        except TimeoutError:
+            raise SlowPeerError(source.url, f"no answer in {self._with.siblings.timeout_seconds:g} s") from None
+        except asyncio.CancelledError:
+            if health is not None:
+                health.overtaken(clock.monotonic() - started, clock.monotonic())
+            raise
         if health is not None:
-            health.overtaken(clock.monotonic() - started, clock.monotonic())
-        raise
-    if health is not None:
-        health.answered(clock.monotonic() - started, clock.monotonic())
-    return response
+            now = clock.monotonic()
+            health.answered(now - started, now)
+        return response
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,40 +115,58 @@ class Asking:
 
     Args:
         attempt: what is asked of whom.
-        send: sends it.
+        sending: the block that has the answer.
         now: when, in seconds since the epoch.
     """
 
-    def __init__(self, attempt: Attempt, send: Send, now: float) -> None:
+    def __init__(self, attempt: Attempt, sending: AbstractAsyncContextManager[Response], now: float) -> None:
         self.attempt = attempt
         self.asked_at = now
-        self.answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
         self.is_hedge = False
-        self._over = asyncio.Event()
-        self._task = asyncio.create_task(self._ask(send))
+        self._sending = sending
+        self._response: Response | None = None
+        self._error: Exception | None = None
 
-    async def _ask(self, send: Send) -> None:
+    @property
+    def response(self) -> Response:
+        """The answer, or what is known of why there is none."""
+        if self._error is not None:
+            raise self._error
+        assert self._response is not None
+        return self._response
+
+    async def ask(self) -> None:
+        """Waits for the answer, or until it is certain that there is none."""
         try:
-            async with send(self.attempt) as response:
-                self.answer.set_result(response)
-                await self._over.wait()
-        except Exception as error:  # noqa: BLE001 -- raised where the answer is waited for
-            if not self.answer.done():
-                self.answer.set_exception(error)
-        finally:
-            self.answer.cancel()
+            self._response = await self._sending.__aenter__()
+        except Exception as error:  # noqa: BLE001 -- raised where the answer is used
+            self._error = error
 
     async def end(self) -> None:
         """Lets go of the answer; its connection may be used again."""
-        self._over.set()
-        await asyncio.wait((self._task,))
+        if self._response is not None:
+            self._response = None
+            await self._sending.__aexit__(None, None, None)
 
     async def cancel(self) -> None:
         """Gives up, and the connection with it."""
-        self._task.cancel()
-        await asyncio.wait((self._task,))
-        if self.answer.done() and not self.answer.cancelled():
-            self.answer.exception()  # looked at, so that nobody complains that it was not
+        if self._response is not None:
+            self._response = None
+            await self._sending.__aexit__(asyncio.CancelledError, asyncio.CancelledError(), None)
+
+
+class AskingBeside(Asking):
+    """One that others may be asked beside: in a task of its own."""
+
+    def begin(self) -> None:
+        """Sends it."""
+        self.task = asyncio.create_task(super().ask())
+
+    async def cancel(self) -> None:
+        """Gives up, whether the answer has come or not."""
+        self.task.cancel()
+        await asyncio.wait((self.task,))
+        await super().cancel()
 
 
 class Race:
@@ -136,7 +182,7 @@ class Race:
     def __init__(self, supplies: UpstreamSupplies, attempts: Iterable[Attempt], send: Send, *, may_hedge: bool) -> None:
         self._with = supplies
         self._waiting = deque(attempts)
-        self._running: list[Asking] = []
+        self._running: list[AskingBeside] = []
         self._send = send
         self._may_hedge = may_hedge
 
@@ -158,13 +204,23 @@ class Race:
         if not self._running:
             if not self._waiting:
                 return None
-            self._begin()
             self._with.health.earn_hedges()
+            if not self._is_alone():
+                self._begin()
+        if not self._running:
+            attempt = self._waiting.popleft()
+            asking = Asking(attempt, self._send(attempt), self._with.clock.now())
+            await asking.ask()
+            return asking
+        return await self._first()
+
+    async def _first(self) -> Asking:
+        """The first of those under way that comes to something; one more is asked when that takes long."""
         while True:
-            answers = {asking.answer for asking in self._running}
-            done, _ = await asyncio.wait(answers, timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED)
+            tasks = {asking.task for asking in self._running}
+            done, _ = await asyncio.wait(tasks, timeout=self._patience(), return_when=asyncio.FIRST_COMPLETED)
             for asking in self._running:
-                if asking.answer in done:
+                if asking.task in done:
                     self._running.remove(asking)
                     return asking
             self._hedge()
@@ -187,21 +243,31 @@ class Race:
             await asking.cancel()
 
     def _begin(self) -> Asking:
-        asking = Asking(self._waiting.popleft(), self._send, self._with.clock.now())
+        attempt = self._waiting.popleft()
+        asking = AskingBeside(attempt, self._send(attempt), self._with.clock.now())
+        asking.begin()
         self._running.append(asking)
         return asking
+
+    def _is_alone(self) -> bool:
+        """Whether nobody is asked beside the next one, which then needs no task of its own."""
+        return not self._may_hedge or len(self._waiting) < 2 or not _are_equal(self._waiting[0], self._waiting[1])
 
     def _patience(self) -> float | None:
         """How long to wait before one more is asked; None for as long as it takes."""
         if not self._may_hedge or len(self._running) != 1 or not self._waiting:
             return None
-        first, second = self._running[0].attempt.source, self._waiting[0].source
-        if first.is_sibling or (first.group == second.group and first.origin != second.origin):
-            return self._with.health.hedge_seconds(first.server)
-        return None
+        first = self._running[0].attempt
+        return self._with.health.hedge_seconds(first.source.server) if _are_equal(first, self._waiting[0]) else None
 
     def _hedge(self) -> None:
         if self._with.health.may_hedge():
             self._begin().is_hedge = True
         else:
             self._may_hedge = False
+
+
+def _are_equal(first: Attempt, second: Attempt) -> bool:
+    """Whether the second source may be asked beside the first."""
+    one, other = first.source, second.source
+    return one.is_sibling or (one.group == other.group and one.origin != other.origin)

@@ -12,7 +12,7 @@ from cdn.transport.base import Request
 from cdn.transport.download import retry_after_seconds
 from edge.http.headers import Headers, upstream_fields
 from edge.routing import Source
-from edge.upstream.asking import asked
+from edge.upstream.asking import Asked
 from edge.upstream.health import CircuitState, ServerHealth
 from edge.upstream.supplies import UpstreamSupplies
 
@@ -70,7 +70,7 @@ class Prober:
         upstreams, clock = self._with.health, self._with.clock
         request = Request(source.url, headers=upstream_fields(Headers(), "", self._with.edge_name), proxy=source.proxy)
         try:
-            async with asked(self._with, source, request) as response:
+            async with Asked(self._with, source, request) as response:
                 if response.status >= 500 or response.status == 429:
                     raise StatusError(source.url, response.status, retry_after_seconds(response.headers))
         except TransportError as error:

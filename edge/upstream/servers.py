@@ -70,6 +70,9 @@ class UpstreamHealth:
 
     def ordered(self, sources: Iterable[Source], now: float) -> list[Source]:
         """The sources in the order to ask them, without those that asked for a pause."""
+        sources = tuple(sources)
+        if len(sources) == 1:
+            return [] if self._of(sources[0]).wants_pause(now) else [*sources]
         in_order: list[Source] = []
         later: list[Source] = []
         for _, group in groupby(sources, key=lambda source: source.group):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Final
 
 from cdn.clock import Clock
@@ -28,23 +26,19 @@ class Turns:
         self._clock = clock
         self._waiting: dict[ServerHealth, deque[asyncio.Future[None]]] = {}
 
-    @asynccontextmanager
-    async def hold(self, server: ServerHealth, url: str) -> AsyncIterator[None]:
-        """Counts as under way to a server while the block runs.
+    def is_at_once(self, server: ServerHealth) -> bool:
+        """Counts as under way to a server until `end`, if nobody has to be waited for."""
+        if server.is_full or server in self._waiting:
+            return False
+        server.begin(self._clock.monotonic())
+        return True
+
+    async def wait(self, server: ServerHealth, url: str) -> None:
+        """Waits until it is so.
 
         Raises:
             UpstreamBusyError: it was not this request's turn in time.
         """
-        if server.is_full or server in self._waiting:
-            await self._wait(server, url)
-        else:
-            server.begin(self._clock.monotonic())
-        try:
-            yield
-        finally:
-            self._end(server)
-
-    async def _wait(self, server: ServerHealth, url: str) -> None:
         waiting = self._waiting.setdefault(server, deque())
         if len(waiting) >= WAITING_MAX:
             raise UpstreamBusyError(url, f"{WAITING_MAX} requests wait for this server already")
@@ -55,7 +49,7 @@ class Turns:
                 await turn
         except BaseException as error:
             if turn.done() and not turn.cancelled():  # it came, but nobody is there any more
-                self._end(server)
+                self.end(server)
             else:
                 self._leave(server, turn)
             if isinstance(error, TimeoutError):
@@ -63,7 +57,8 @@ class Turns:
                 raise UpstreamBusyError(url, reason) from None
             raise
 
-    def _end(self, server: ServerHealth) -> None:
+    def end(self, server: ServerHealth) -> None:
+        """Lets the next one through."""
         server.end()
         waiting = self._waiting.get(server)
         while waiting and not server.is_full:

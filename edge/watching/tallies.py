@@ -56,7 +56,8 @@ class Tallies:
         """Where requests for some content are counted; content of no repository has the empty one."""
         name = content.repository
         key = (content.label, name if name in self._repositories or not name else OTHERS)
-        return self._tallies.setdefault(key, Tally(*key))
+        known = self._tallies.get(key)
+        return self._tallies.setdefault(key, Tally(*key)) if known is None else known
 
     @property
     def hits(self) -> int:
