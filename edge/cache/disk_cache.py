@@ -204,6 +204,10 @@ class DiskCache:
 
     # ------------------------------------------------------------------------------------------------ reading
 
+    def lacks(self, key: str) -> bool:
+        """Whether surely nothing that is not pinned is cached under a key; asks no disk, and may be called anywhere."""
+        return self.room.lacks(file_name(key))
+
     def load(self, key: str, digest: Digest | None, *, pinned: bool = False) -> OpenFile | None:
         """Opens what is cached under a key, if its body is what it must be; what is not is removed.
 
@@ -299,7 +303,7 @@ class DiskCache:
         spool.write(rest + FileFacts(key, head, body_size, checksum).to_bytes())
         name = file_name(key, pinned=pinned)
         try:
-            self.room.rename(spool.path, name, spool.occupied_bytes)
+            self.room.rename(spool, name)
         except OSError as error:
             raise storage_error(error, self._path(name)) from error
         spool.is_named = True

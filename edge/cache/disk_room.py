@@ -18,12 +18,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from cdn.errors import StorageError, StorageFullError, StorageReadOnlyError
 from edge.cache.disk_places import PINNED_MODE, ListedFile, listed_file, occupied, time_of_place
 from edge.cache.disk_trouble import DiskTrouble
 from edge.cache.eviction import Ghosts
+from edge.cache.name_filter import NameFilter
 from edge.cache.shards import SHARDS, code_of, shard_of
 from edge.watching.statistics import Statistics
 
@@ -37,6 +38,14 @@ _GHOST_BYTES: Final = 16384
 _GHOSTS_MAX: Final = 1 << 20
 _MARKS: Final = 64
 _UNKNOWN: Final = 1 << 62
+
+
+class SpooledFile(Protocol):
+    """An unfinished file; see `edge.cache.spool_file`."""
+
+    path: str
+    descriptor: int
+    occupied_bytes: int
 
 
 class DiskRoom:
@@ -88,6 +97,9 @@ class DiskRoom:
         self._mark_descriptor = -1
         self._is_closing = False
         self._turn = 0
+        self._names = NameFilter(bytes_max)
+        self._has_names_of = [False] * SHARDS
+        """Of which shards all names are known."""
         self.is_retired = False
         """Whether a successor takes and gives room now."""
 
@@ -222,7 +234,12 @@ class DiskRoom:
 
     # ------------------------------------------------------------------------------------------------ files
 
-    def rename(self, path: str, name: str, occupied_bytes: int) -> None:
+    def lacks(self, name: str) -> bool:
+        """Whether there is surely no file of this name, as far as can be said without asking the disk."""
+        is_known = self._has_names_of[shard_of(name)] and not self.is_retired
+        return is_known and not self._names.may_hold(code_of(name))
+
+    def rename(self, file: SpooledFile, name: str) -> None:
         """Gives a file, for which room was taken, its name.
 
         Raises:
@@ -232,12 +249,12 @@ class DiskRoom:
         shard, target = shard_of(name), self.path(name)
         with self._shard_locks[shard]:
             self._check_in_service()
-            before = _status_of(target)
+            before = None if self.lacks(name) else _status_of(target)
             replaced = occupied(before.st_size) if before is not None else 0
             uses = listed_file(name, before).uses if before is not None else 0
-            self._place(path, occupied_bytes, 1 + max(uses, self._ghosts.take(code_of(name))))
-            os.rename(path, target)
-            self._note_change(shard, occupied_bytes, replaced)
+            self._place(file.descriptor, file.occupied_bytes, 1 + max(uses, self._ghosts.take(code_of(name))))
+            os.rename(file.path, target)
+            self._note_change(shard, file.occupied_bytes, replaced, came_new=name if before is None else "")
 
     def touch(self, name: str, facts: os.stat_result) -> bool:
         """Notes that a file was used; whether that changed its times.
@@ -253,8 +270,8 @@ class DiskRoom:
             self._place(self.path(name), file.occupied_bytes, file.uses + 1)
         return True
 
-    def _place(self, path: str, occupied_bytes: int, uses: int) -> None:
-        os.utime(path, ns=(time.time_ns(), time_of_place(self._level, occupied_bytes, uses)))
+    def _place(self, file: str | int, occupied_bytes: int, uses: int) -> None:
+        os.utime(file, ns=(time.time_ns(), time_of_place(self._level, occupied_bytes, uses)))
 
     def pin(self, name: str, *, is_pinned: bool) -> None:
         """Lets a file stay, or no longer; one that is not there is passed over."""
@@ -282,12 +299,16 @@ class DiskRoom:
             except OSError as error:
                 self._trouble.refused("remove", error)
                 return False
-            self._note_change(shard, 0, size)
+            self._note_change(shard, 0, size, went_away=name)
         return True
 
-    def _note_change(self, shard: int, came: int, went: int) -> None:
+    def _note_change(self, shard: int, came: int, went: int, *, came_new: str = "", went_away: str = "") -> None:
         """Counts what a file of a shard took and gave; what another sharer's has, that one counts when it looks."""
         with self._lock:
+            if came_new and self._has_names_of[shard]:
+                self._names.add(code_of(came_new))
+            if went_away and self._has_names_of[shard]:
+                self._names.discard(code_of(went_away))
             if shard in self.shards:
                 self._shard_bytes[shard] += came - went
                 self._used -= went
@@ -304,9 +325,19 @@ class DiskRoom:
             except OSError as error:
                 self._trouble.refused("list", error)
                 return []
+            self._note_names(shard, files)
             self._note_counted(shard, sum(file.occupied_bytes for file in files))
             self._shard_pinned_bytes[shard] = sum(file.occupied_bytes for file in files if file.is_pinned)
         return files
+
+    def _note_names(self, shard: int, files: list[ListedFile]) -> None:
+        """Learns what there is in a shard, at the first look; then its names change only here."""
+        with self._lock:
+            if shard not in self.shards or self._has_names_of[shard]:
+                return
+            for file in files:
+                self._names.add(code_of(file.name))
+            self._has_names_of[shard] = True
 
     def _note_counted(self, shard: int, counted: int) -> None:
         with self._lock:

@@ -8,20 +8,28 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 SHARDS: Final = 256
 PINNED: Final = ".pinned"
+_NAMES_MAX: Final = 256
+"""A response is looked for, kept in memory and stored within a short time."""
 _DOCUMENT: Final = b".cvmfs"
 """How the names of the documents of a repository begin."""
 
 
 def file_name(key: str, *, pinned: bool = False) -> str:
     """The name of the file for a key; its first two digits are its shard."""
+    return _name(key) + PINNED if pinned else _name(key)
+
+
+@lru_cache(maxsize=_NAMES_MAX)
+def _name(key: str) -> str:
     data = key.encode("utf-8", "surrogateescape")
     name, kin = _hashed(data), _kin(data)
     shard = name if kin is data else _hashed(kin)
-    return shard[:2] + name[2:48] + (PINNED if pinned else "")
+    return shard[:2] + name[2:48]
 
 
 def code_of(name: str) -> int:

@@ -95,6 +95,8 @@ class Finder:
     async def _load(self, destination: Destination, key: str) -> Stored | None:
         """What is stored on disk under a key; what is small goes to memory."""
         content = destination.content
+        if content.kind is ContentKind.OBJECT and self._with.disk.lacks(key):
+            return None
         if self._is_on_its_way(key, content):
             return None
         async with self._loading.hold(key):

@@ -415,3 +415,51 @@ def test_fields_come_back_as_they_were_whatever_bytes_they_have(cache):
     found = cache.load("k", digest_of(Algorithm.SHA1, b"body"))
     found.close()
     assert found.facts.head == head
+
+
+def test_of_names_it_has_counted_it_knows_without_looking_which_are_not_there(tmp_path):
+    cache = opened(tmp_path)
+    assert not cache.lacks("k"), "nothing is known before its folders were listed"
+    put(cache, "before", b"body")
+    cache.count()
+    assert cache.lacks("k")
+    put(cache, "k", b"body")
+    assert not cache.lacks("k")
+    assert not cache.lacks("before")
+    put(cache, "k", b"another")
+    cache.remove("k")
+    assert cache.lacks("k")
+    cache.close()
+
+
+def test_after_a_restart_it_looks_until_it_has_counted(tmp_path):
+    cache = opened(tmp_path)
+    cache.count()
+    put(cache, "k", b"body")
+    cache.close()
+    again = opened(tmp_path)
+    assert not again.lacks("k")
+    assert not again.lacks("other")
+    again.count()
+    assert not again.lacks("k")
+    assert again.lacks("other")
+    again.close()
+
+
+def test_one_that_gave_its_cache_to_a_successor_looks_always(tmp_path):
+    cache = opened(tmp_path)
+    cache.count()
+    cache.retire()
+    successor = opened(tmp_path)
+    put(successor, "k", b"body")
+    assert not cache.lacks("k")
+    assert cache.load("k", None) is not None
+    successor.close()
+
+
+def test_of_what_another_worker_stores_it_knows_nothing(tmp_path):
+    cache = opened(tmp_path, share=Share(0, 2))
+    cache.count()
+    theirs = next(key for key in map(str, range(99)) if not cache.owns(key))
+    assert not cache.lacks(theirs)
+    cache.close()
