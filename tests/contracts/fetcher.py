@@ -64,6 +64,17 @@ class FetcherContract:
             assert response.headers["content-LENGTH"] == response.headers["Content-Length"] == str(len(SMALL))
             assert "x-absent" not in response.headers
 
+    async def test_fields_come_with_their_names_as_they_were_written(self, fetcher, base_url) -> None:
+        async with fetcher.send(Request(url_of(base_url, "small"))) as response:
+            assert ("Content-Length", str(len(SMALL))) in response.fields
+            assert [name.lower() for name, _ in response.fields] == [name.lower() for name in response.headers]
+
+    @pytest.mark.parametrize("path", SITE)
+    async def test_a_body_that_is_here_is_given_whole_or_piece_by_piece(self, fetcher, base_url, path) -> None:
+        async with fetcher.send(Request(url_of(base_url, path))) as response:
+            whole = response.whole()
+            assert (await body_of(response) if whole is None else whole) == SITE[path]
+
     async def test_a_head_request_tells_the_size_and_has_no_body(self, fetcher, base_url) -> None:
         async with fetcher.send(Request(url_of(base_url, "large"), method="HEAD")) as response:
             assert response.status == 200
