@@ -14,6 +14,8 @@ DEMO_ARGUMENTS ?=
 FUZZ_SECONDS ?= 60
 SOAK_SECONDS ?= 600
 UV_VERSION := 0.13.9
+# What is started again and again is compiled once, whatever the environment says.
+unexport PYTHONDONTWRITEBYTECODE
 
 # The first Python that really runs (a pyenv shim may exist and fail), is new enough and can make environments; else one that cannot,
 # so that bootstrap.py says what is missing.

@@ -27,6 +27,18 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 for name in [name for name in os.environ if name.startswith(("CDN_", "_CDN_"))]:
     del os.environ[name]
 os.environ.pop("PYTHONUNBUFFERED", None)  # programs under test buffer what they say, as they do for their users
+# Nor do they compile themselves anew each of the thousand times that one is started: that costs more than they do.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Half as many processes again as there are processors: tests wait a third of their time, for disks and others."""
+    return -(-3 * _processors() // 2)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @pytest.fixture(autouse=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import shutil
 import tempfile
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from stratum0.repository import Repository
 from tests.fakes.catalogs import plain
 
 NAME = "sw.example.org"
+TODAY = time.time()
+"""When the tests began: clocks that must be near the real one begin here, so that one new repository does for all."""
 _OPENED: list[Repository] = []
 
 
@@ -39,8 +42,13 @@ def _template(now: float | None) -> tuple[tempfile.TemporaryDirectory[str], Home
 
 def new_publisher(folder: Path, clock: Clock | None = None, **settings: object) -> Repository:
     """A new repository below this folder."""
-    template, home = _template(None if clock is None else clock.now())[1], Home(folder)
-    shutil.copytree(template.root, folder, dirs_exist_ok=True)
+    return copied(_template(None if clock is None else clock.now())[1], folder, clock, **settings)
+
+
+def copied(template: Home, folder: Path, clock: Clock | None = None, **settings: object) -> Repository:
+    """A copy of a repository that nobody has open, below this folder."""
+    home = Home(folder)
+    shutil.copytree(template.root, folder, dirs_exist_ok=True, symlinks=True)
     changed = {"storage": home.storage_of(NAME), **settings}
     replace(RepositorySettings.load(home.folder_of(NAME)), **changed).save(home.folder_of(NAME))
     return _noted(Repository.peek(NAME, home, clock=clock))

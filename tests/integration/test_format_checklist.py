@@ -29,7 +29,7 @@ from stratum0.keys import resign
 from stratum0.publish import PublishOptions, publish_tree
 from stratum0.repository import Repository
 from stratum0.web import StorageServer
-from tests.fakes.publishers import NAME
+from tests.fakes.publishers import NAME, copied
 
 EMPTY_PATH_MD5 = "d41d8cd98f00b204e9800998ecf8427e"
 TABLES = {"properties", "catalog", "chunks", "statistics", "nested_catalogs", "bind_mountpoints"}
@@ -111,23 +111,38 @@ def path_key(path: str) -> tuple[int, int]:
     return struct.unpack("<qq", hashlib.md5(path.encode()).digest())
 
 
-@pytest.fixture(params=["shake128", "sha1"])
-def served(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Served]:
-    source = tmp_path / "source"
-    for folder in ("software/1.0/bin", "data"):
-        (source / folder).mkdir(parents=True)
+@pytest.fixture(scope="module", params=["shake128", "sha1"])
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A repository with a revision of all kinds of entries, made once for all that only look at it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    source = folder / "source"
+    for each in ("software/1.0/bin", "data"):
+        (source / each).mkdir(parents=True)
     (source / "software" / ".cvmfscatalog").touch()
     (source / "software" / "1.0" / "bin" / "tool").write_bytes(b"#!/bin/sh\n" * 50)
     (source / "software" / "1.0" / "bin" / "alias").symlink_to("tool")
     (source / "data" / "large").write_bytes(random.Random(1).randbytes(LARGE))
     (source / "data" / "medium").write_bytes(random.Random(2).randbytes(1 << 20))
     (source / "data" / "nothing").touch()
-    home = Home(tmp_path / "home")
+    home = Home(folder / "home")
     settings = RepositorySettings(NAME, home.storage_of(NAME), hash=request.param)
-    repository = Repository.create(NAME, home, settings=settings)
-    publish_tree(repository, source, options=PublishOptions(workers=0))
-    yield Served(repository)
-    repository.close()
+    with Repository.create(NAME, home, settings=settings) as repository:
+        publish_tree(repository, source, options=PublishOptions(workers=0))
+    return home
+
+
+@pytest.fixture
+def served(made: Home) -> Iterator[Served]:
+    """For tests that change nothing."""
+    with Repository.peek(NAME, made) as repository:
+        yield Served(repository)
+
+
+@pytest.fixture
+def changing(made: Home, tmp_path: Path) -> Iterator[Served]:
+    """For tests that publish or sign: a copy of their own."""
+    with copied(made, tmp_path / "home") as repository:
+        yield Served(repository)
 
 
 # -------------------------------------------------------------------------------------------- §11.1: what there must be
@@ -297,20 +312,20 @@ def test_mistake_8_a_nested_catalog_is_whole_and_leaves_nothing_behind(served: S
             assert {b"tool", b".cvmfscatalog"} <= rows.keys()
 
 
-def test_mistake_9_time_and_revision_agree_and_only_grow(served: Served, tmp_path: Path) -> None:
+def test_mistake_9_time_and_revision_agree_and_only_grow(changing: Served, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     for number in range(3):
-        with served.repository.transaction() as transaction:
+        with changing.repository.transaction() as transaction:
             transaction.put_file("/file", b"%d" % number)
-        served.reload()
+        changing.reload()
         (facts,) = [
             dict(catalog.execute("SELECT key, value FROM properties"))
-            for mountpoint, catalog, _ in served.catalogs(tmp_path)
+            for mountpoint, catalog, _ in changing.catalogs(tmp_path)
             if not mountpoint
         ]
-        assert int(served.fields["T"]) >= int(facts[b"last_modified"])
-        assert int(served.fields["S"]) == int(facts[b"revision"])
-        seen.append((int(served.fields["S"]), int(served.fields["T"])))
+        assert int(changing.fields["T"]) >= int(facts[b"last_modified"])
+        assert int(changing.fields["S"]) == int(facts[b"revision"])
+        seen.append((int(changing.fields["S"]), int(changing.fields["T"])))
     revisions = [revision for revision, _ in seen]
     assert revisions == list(range(revisions[0], revisions[0] + 3))
     assert seen == sorted(seen)
@@ -330,21 +345,21 @@ def test_mistake_10_sizes_and_compression_bits_are_those_of_the_content(served: 
     assert sizes[b"large"] == LARGE
 
 
-def test_mistake_11_every_object_is_there_before_the_manifest_names_it(served: Served) -> None:
+def test_mistake_11_every_object_is_there_before_the_manifest_names_it(changing: Served) -> None:
     stored: list[set[str]] = []
     manifests: list[bytes] = []
 
     def look(name: str) -> None:
         if name == "commit.manifest.before":
-            stored.append({str(file) for file in (served.folder / "data").glob("??/*")})
-            manifests.append((served.folder / ".cvmfspublished").read_bytes())
+            stored.append({str(file) for file in (changing.folder / "data").glob("??/*")})
+            manifests.append((changing.folder / ".cvmfspublished").read_bytes())
 
     install_fault_hook(look)
-    with served.repository.transaction() as transaction:
+    with changing.repository.transaction() as transaction:
         transaction.put_file("/software/new", b"new content")
     install_fault_hook(None)
-    assert manifests == [served.manifest]
-    assert stored == [{str(file) for file in (served.folder / "data").glob("??/*")}]
+    assert manifests == [changing.manifest]
+    assert stored == [{str(file) for file in (changing.folder / "data").glob("??/*")}]
 
 
 async def test_mistake_12_objects_are_served_as_they_are_over_http_1_1(served: Served) -> None:
@@ -365,17 +380,17 @@ async def test_mistake_12_objects_are_served_as_they_are_over_http_1_1(served: S
 
 
 def test_mistake_13_the_whitelist_counts_in_utc_wherever_it_is_signed(
-    served: Served, monkeypatch: pytest.MonkeyPatch
+    changing: Served, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TZ", "Pacific/Kiritimati")
     time.tzset()
     try:
         before = dt.datetime.now(dt.UTC)
-        resign(served.repository)
+        resign(changing.repository)
     finally:
         monkeypatch.undo()
         time.tzset()
-    lines = (served.folder / ".cvmfswhitelist").read_bytes().decode("latin-1").splitlines()
+    lines = (changing.folder / ".cvmfswhitelist").read_bytes().decode("latin-1").splitlines()
     created = dt.datetime.strptime(lines[0], "%Y%m%d%H%M%S").replace(tzinfo=dt.UTC)
     expires = dt.datetime.strptime(lines[1][1:], "%Y%m%d%H%M%S").replace(tzinfo=dt.UTC)
     assert abs(created - before) < dt.timedelta(minutes=5)

@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,7 +19,7 @@ from stratum0.garbage import Retention, collect
 from stratum0.publish import publish_tree
 from stratum0.rollback import rollback
 from stratum0.tags import add_tag, remove_tags
-from tests.fakes.publishers import NAME, new_publisher
+from tests.fakes.publishers import NAME, TODAY, new_publisher
 
 TOOLS = os.environ.get("CVMFS_TOOLS", "")
 PROGRAM = shutil.which("cvmfs_swissknife", path=TOOLS) if TOOLS else None
@@ -31,7 +30,7 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="CVMFS_TOOLS names no fo
 @pytest.fixture
 def served(tmp_path):
     """A repository with several revisions, and where it is served."""
-    repository = new_publisher(tmp_path / "root", ManualClock(time.time()))
+    repository = new_publisher(tmp_path / "root", ManualClock(TODAY))
     source = tmp_path / "source"
     (source / "a" / "b").mkdir(parents=True)
     (source / "a" / ".cvmfscatalog").touch()

@@ -6,7 +6,6 @@ import functools
 import os
 import shutil
 import tempfile
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,14 +28,14 @@ from stratum0.locks import FileLock
 from stratum0.repair import OBJECT_BYTES_MAX, Repairer
 from stratum0.repository import Repository
 from stratum0.tags import add_tag
-from tests.fakes.publishers import NAME, new_publisher, published
+from tests.fakes.publishers import NAME, TODAY, new_publisher, published
 
 DAY = 86_400
 
 
 @pytest.fixture
 def clock():
-    return ManualClock(time.time())
+    return ManualClock(TODAY)
 
 
 @functools.cache

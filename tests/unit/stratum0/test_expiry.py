@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 from cdn.clock import ManualClock
@@ -11,7 +9,7 @@ from cdn.errors import ExpiredError
 from cdn.whitelist import Whitelist
 from stratum0 import expiry
 from stratum0.expiry import Expiry, is_due
-from tests.fakes.publishers import new_publisher
+from tests.fakes.publishers import TODAY, new_publisher
 
 DAY = 86_400
 NOW = 1_700_000_000
@@ -19,7 +17,7 @@ NOW = 1_700_000_000
 
 @pytest.fixture
 def clock():
-    return ManualClock(time.time())
+    return ManualClock(TODAY)
 
 
 @pytest.fixture

@@ -20,26 +20,33 @@ from stratum0.locks import objects_lock, writers_lock
 from stratum0.revisions import resolve
 from stratum0.rollback import rollback
 from stratum0.tags import add_tag, remove_tags
-from tests.fakes.publishers import new_publisher, published, reopened
+from tests.fakes.publishers import TODAY, copied, new_publisher, published, reopened
 
 NOTHING_ELSE = Retention()
 DAY = 86_400
 
 
-@pytest.fixture
-def clock():
-    return ManualClock(time.time())
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """Five revisions, a day apart: the tree of revision N has the one file /file, with N in it. And when that was."""
+    clock = ManualClock(TODAY)
+    with new_publisher(tmp_path_factory.mktemp("made"), clock, auto_tag=False) as repository:
+        for number in range(2, 6):
+            clock.advance(DAY)
+            with repository.transaction() as transaction:
+                transaction.put_file("/file", b"content %d" % number)
+        return repository.home, clock.now()
 
 
 @pytest.fixture
-def repository(tmp_path, clock):
-    """Five revisions, a day apart: the tree of revision N has the one file /file, with N in it."""
-    repository = new_publisher(tmp_path, clock, auto_tag=False)
-    for number in range(2, 6):
-        clock.advance(DAY)
-        with repository.transaction() as transaction:
-            transaction.put_file("/file", b"content %d" % number)
-    return repository
+def clock(made):
+    return ManualClock(made[1])
+
+
+@pytest.fixture
+def repository(made, tmp_path, clock):
+    """A copy of it for each test."""
+    return copied(made[0], tmp_path, clock)
 
 
 def objects(repository):

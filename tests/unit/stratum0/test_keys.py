@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import time
 
 import pytest
 
@@ -25,7 +24,7 @@ from cdn.trust import Breadcrumb, TrustedRepository, certificate_named_by
 from stratum0 import keys
 from stratum0.config import Home
 from stratum0.repository import Repository
-from tests.fakes.publishers import NAME, new_publisher
+from tests.fakes.publishers import NAME, TODAY, new_publisher
 from tests.fakes.signer import key
 
 DAY = 86_400
@@ -33,7 +32,7 @@ DAY = 86_400
 
 @pytest.fixture
 def clock():
-    return ManualClock(time.time())
+    return ManualClock(TODAY)
 
 
 @pytest.fixture
