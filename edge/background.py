@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from typing import Final
 
 from cdn.telemetry import event
 from edge.cache.disk_cache import DiskCache
 from edge.content import digest_of_key
+from edge.parts import Parts
 from edge.watching.histogram import Histogram
 from edge.watching.statistics import Statistics
 
+CHECK_SECONDS: Final = 1.0
 LAG_INTERVAL_SECONDS: Final = 0.25
+SCRUB_PAUSE_SECONDS: Final = 60.0
+"""Between one pass over the cache and the next."""
 
 
 class Background:
@@ -40,6 +44,41 @@ class Background:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+
+
+def begin_work(background: Background, parts: Parts, shards: Collection[int], scrub_bytes_per_second: int) -> None:
+    """Begins what goes on as long as an edge runs.
+
+    Args:
+        background: where it goes on.
+        parts: the edge.
+        shards: which part of the cache is its.
+        scrub_bytes_per_second: how fast that is read again and again; 0 for not at all.
+    """
+    disk, statistics = parts.supplies.disk, parts.supplies.statistics
+
+    async def check_on() -> None:
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            check(parts)
+
+    async def scrub_on() -> None:
+        while True:
+            await asyncio.sleep(SCRUB_PAUSE_SECONDS)
+            await scrub(disk, shards, statistics, scrub_bytes_per_second)
+
+    for work in (check_on, parts.purger.work, parts.documents.remind_on, parts.prober.run):
+        background.look_after(work)
+    background.look_after(lambda: measure_lag(statistics.lag))
+    background.look_after(lambda: asyncio.to_thread(disk.count))
+    if scrub_bytes_per_second:
+        background.look_after(scrub_on)
+
+
+def check(parts: Parts) -> None:
+    """Ends connections whose clients are too slow, and lets go of files that are no longer cached."""
+    parts.shared.check(parts.supplies.clock.monotonic())
+    parts.service.tidy()
 
 
 async def measure_lag(lag: Histogram) -> None:

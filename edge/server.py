@@ -13,14 +13,13 @@ import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Final
 
 from cdn.clock import Clock, SystemClock
 from cdn.daemon import Command
 from cdn.errors import UsageError
 from cdn.telemetry import event
 from cdn.transport.base import Fetcher
-from edge.background import Background, measure_lag, scrub
+from edge.background import Background, begin_work, check, scrub
 from edge.cache.shards import WHOLE, Share
 from edge.config import EdgeConfig
 from edge.connection.accepting import Acceptor
@@ -36,10 +35,6 @@ from edge.operations.readiness import why_not_ready
 from edge.parts import Parts, build_parts
 from edge.settings.listen import TcpAddress
 from edge.watching.statistics import Statistics
-
-CHECK_SECONDS: Final = 1.0
-SCRUB_PAUSE_SECONDS: Final = 60.0
-"""Between one pass over the cache and the next."""
 
 Address = tuple[str, int]
 
@@ -152,7 +147,8 @@ class EdgeServer:
             await self._admin.start(
                 status=self.status, metrics=self.metrics, why_not_ready=self._why_not_ready, commands=self.commands
             )
-            self._start_tasks()
+            self.parts.shared.access_log.start()
+            begin_work(self._background, self.parts, self._share.shards, self._config.cache.scrub_bytes_per_second)
         except BaseException:
             await self.stop(drain_seconds=0)
             raise
@@ -324,33 +320,10 @@ class EdgeServer:
     def _why_not_ready(self) -> str:
         return why_not_ready(self.phase.value if self.is_draining else "", self._config.cache.directory)
 
-    def _start_tasks(self) -> None:
-        parts, look_after = self.parts, self._background.look_after
-        parts.shared.access_log.start()
-        look_after(self._check_on)
-        look_after(parts.purger.work)
-        look_after(parts.documents.remind_on)
-        look_after(parts.prober.run)
-        look_after(lambda: measure_lag(self.statistics.lag))
-        look_after(lambda: asyncio.to_thread(parts.supplies.disk.count))
-        if self._config.cache.scrub_bytes_per_second:
-            look_after(self._scrub_on)
-
-    async def _check_on(self) -> None:
-        while True:
-            await asyncio.sleep(CHECK_SECONDS)
-            self.check_connections()
-
     def check_connections(self) -> None:
         """Ends connections whose clients are too slow; done by itself about once a second."""
         if self._parts is not None:
-            self._parts.shared.check(self._clock.monotonic())
-            self._parts.service.tidy()
-
-    async def _scrub_on(self) -> None:
-        while True:
-            await asyncio.sleep(SCRUB_PAUSE_SECONDS)
-            await self.scrub(self._config.cache.scrub_bytes_per_second)
+            check(self._parts)
 
     async def scrub(self, bytes_per_second: int = 0) -> int:
         """Reads the whole disk cache and removes damaged responses, which are fetched anew when next asked for.
