@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from geodns.config import EdgeSettings, GeoDnsConfig, GeoNameSettings, SiteSettings, ZoneSettings, contact_name
+from geodns.config import EdgeSettings, GeoDnsConfig, GeoNameSettings, SiteSettings, ZoneSettings
+from geodns.config_values import contact_name
 from geodns.geo import NetworkMap, Position, packed_address
 from geodns.routing import Edge, Site, SiteRouter
 from geodns.wire import Name, RecordType

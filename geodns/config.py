@@ -7,19 +7,24 @@ are still text here; `geodns.assembly` makes zones and sites of them.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final, Literal
-from urllib.parse import urlsplit
+from typing import Literal
 
 from cdn.config import Duration, load_config
+from geodns.config_values import (
+    check_port,
+    check_positive,
+    check_target,
+    check_ttl,
+    check_unique,
+    contact_name,
+    in_key,
+    listen_address,
+)
 from geodns.geo import Position, parse_network
 from geodns.wire import Name, RecordType
-from geodns.zone import TTL_SECONDS_MAX, absolute_name, record_data
-
-CHECK_SCHEMES: Final = ("http", "https", "tcp")
+from geodns.zone import absolute_name, record_data
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +44,9 @@ class ListenSettings:
         if not self.addresses:
             raise ValueError("addresses: name at least one address to listen on")
         for address in self.addresses:
-            with _key("addresses"):
+            with in_key("addresses"):
                 ipaddress.ip_address(address)
-        _check_port("port", self.port)
+        check_port("port", self.port)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,7 @@ class RecordSettings:
     ttl_seconds: int = 3600
 
     def __post_init__(self) -> None:
-        _check_ttl("ttl_seconds", self.ttl_seconds)
+        check_ttl("ttl_seconds", self.ttl_seconds)
         if not self.values:
             raise ValueError("values: give at least one")
         if self.type == "CNAME" and len(self.values) != 1:
@@ -87,7 +92,7 @@ class GeoNameSettings:
     addresses_max: int = 8
 
     def __post_init__(self) -> None:
-        _check_ttl("ttl_seconds", self.ttl_seconds)
+        check_ttl("ttl_seconds", self.ttl_seconds)
         if not 1 <= self.addresses_max <= 64:
             raise ValueError(f"addresses_max: {self.addresses_max} is not between 1 and 64")
 
@@ -118,19 +123,19 @@ class ZoneSettings:
     geo: tuple[GeoNameSettings, ...] = ()
 
     def __post_init__(self) -> None:
-        with _key("name"):
+        with in_key("name"):
             origin = Name.from_text(self.name).folded
         if not self.name_servers:
             raise ValueError("name_servers: name at least one")
         for server in self.name_servers:
-            with _key("name_servers"):
+            with in_key("name_servers"):
                 absolute_name(server, origin)
-        with _key("contact"):
+        with in_key("contact"):
             contact_name(self.contact, origin)
         if not 0 <= self.serial < 2**32:
             raise ValueError(f"serial: {self.serial} is not a 32-bit number")
-        _check_ttl("ttl_seconds", self.ttl_seconds)
-        _check_ttl("negative_ttl_seconds", self.negative_ttl_seconds)
+        check_ttl("ttl_seconds", self.ttl_seconds)
+        check_ttl("negative_ttl_seconds", self.negative_ttl_seconds)
         _check_names(self, origin)
 
 
@@ -153,12 +158,12 @@ class EdgeSettings:
         if not self.addresses:
             raise ValueError("addresses: name at least one")
         for address in self.addresses:
-            with _key("addresses"):
+            with in_key("addresses"):
                 ipaddress.ip_address(address)
         if len(set(self.addresses)) != len(self.addresses):
             raise ValueError("addresses: one is named twice")
         if self.check:
-            with _key("check"):
+            with in_key("check"):
                 check_target(self.check)
 
 
@@ -199,7 +204,7 @@ class NetworkSettings:
     longitude: float
 
     def __post_init__(self) -> None:
-        with _key("network"):
+        with in_key("network"):
             parse_network(self.network)
         Position(self.latitude, self.longitude)
 
@@ -219,7 +224,7 @@ class GeographySettings:
     database: Path | None = None
 
     def __post_init__(self) -> None:
-        _check_unique("networks", (str(parse_network(entry.network)) for entry in self.networks))
+        check_unique("networks", (str(parse_network(entry.network)) for entry in self.networks))
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +249,7 @@ class HealthSettings:
     concurrent_max: int = 64
 
     def __post_init__(self) -> None:
-        _check_positive(self, "interval_seconds", "timeout_seconds", "slow_seconds", "fall", "rise", "concurrent_max")
+        check_positive(self, "interval_seconds", "timeout_seconds", "slow_seconds", "fall", "rise", "concurrent_max")
         if self.slow_seconds > self.timeout_seconds:
             raise ValueError("slow_seconds: it must not exceed timeout_seconds, after which nothing is waited for")
 
@@ -268,7 +273,7 @@ class LimitSettings:
     tcp_idle_seconds: Duration = 10.0
 
     def __post_init__(self) -> None:
-        _check_positive(self, "tcp_connections_max", "tcp_connections_per_client_max", "tcp_idle_seconds")
+        check_positive(self, "tcp_connections_max", "tcp_connections_per_client_max", "tcp_idle_seconds")
         if self.cache_entries_max < 0:
             raise ValueError("cache_entries_max: it cannot be negative")
         if self.replies_per_second < 0 or 0 < self.replies_per_second < 1:
@@ -287,7 +292,7 @@ class AdminSettings:
 
     def __post_init__(self) -> None:
         if self.listen:
-            with _key("listen"):
+            with in_key("listen"):
                 listen_address(self.listen)
 
 
@@ -329,10 +334,10 @@ class GeoApiSettings:
 
     def __post_init__(self) -> None:
         if self.listen:
-            with _key("listen"):
+            with in_key("listen"):
                 listen_address(self.listen)
-        _check_positive(self, "names_max", "lookup_timeout_seconds", "lookups_concurrent_max")
-        _check_unique("hosts", (host.name.lower() for host in self.hosts))
+        check_positive(self, "names_max", "lookup_timeout_seconds", "lookups_concurrent_max")
+        check_unique("hosts", (host.name.lower() for host in self.hosts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,9 +367,9 @@ class GeoDnsConfig:
     def __post_init__(self) -> None:
         if not self.zones:
             raise ValueError("zones: there is nothing to answer for; add a [[zones]] table")
-        _check_unique("zones", (Name.from_text(zone.name).folded.text for zone in self.zones))
-        _check_unique("sites", (site.name for site in self.sites))
-        _check_unique("sites", (edge.name for site in self.sites for edge in site.edges), what="edge")
+        check_unique("zones", (Name.from_text(zone.name).folded.text for zone in self.zones))
+        check_unique("sites", (site.name for site in self.sites))
+        check_unique("sites", (edge.name for site in self.sites for edge in site.edges), what="edge")
         known = {site.name for site in self.sites}
         for zone in self.zones:
             for geo in zone.geo:
@@ -387,98 +392,13 @@ def _beside(path: Path, name: Path | None) -> Path | None:
     return path.parent / name if name is not None else None
 
 
-# ------------------------------------------------------------------------------------------------ reading single values
-
-
-def listen_address(text: str) -> tuple[str, int]:
-    """Reads ``127.0.0.1:8053`` or ``[::1]:8053``.
-
-    Raises:
-        ValueError: for anything else.
-    """
-    host, colon, port = text.rpartition(":")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not (colon and port.isascii() and port.isdigit()):
-        raise ValueError(f"{text!r} is not ADDRESS:PORT")
-    ipaddress.ip_address(host)
-    _check_port("port", int(port))
-    return host, int(port)
-
-
-def check_target(url: str) -> tuple[str, str, int]:
-    """Returns scheme, host and port of a health check.
-
-    Raises:
-        ValueError: if it is none of ``http://``, ``https://``, ``tcp://`` with a host, and for tcp a port.
-    """
-    parts = urlsplit(url)
-    if parts.scheme not in CHECK_SCHEMES or not parts.hostname:
-        raise ValueError(f"{url!r} is not http://HOST:PORT/PATH, https://HOST:PORT/PATH or tcp://HOST:PORT")
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-    if port is None:
-        raise ValueError(f"{url!r} needs a port")
-    return parts.scheme, parts.hostname, port
-
-
-def contact_name(contact: str, origin: Name) -> Name:
-    """Returns a mailbox as the SOA record writes it, by default hostmaster of the zone.
-
-    Raises:
-        ValueError: if it is no mailbox that fits a domain name.
-    """
-    if not contact:
-        return Name(b"\x0ahostmaster" + origin)
-    mailbox, at, domain = contact.partition("@")
-    if not at:
-        raise ValueError(f"{contact!r} is not a mailbox such as hostmaster@example.org")
-    local = mailbox.encode("utf-8")
-    if not 1 <= len(local) <= 63:
-        raise ValueError(f"{contact!r} has a name before the @ that does not fit 63 bytes")
-    return Name(bytes((len(local),)) + local + Name.from_text(domain).folded)
-
-
 # --------------------------------------------------------------------------------------------------------------- checks
-
-
-@contextmanager
-def _key(key: str) -> Iterator[None]:
-    """Puts the key before what is wrong with its value."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from None
-
-
-def _check_port(key: str, port: int) -> None:
-    if not 0 <= port <= 65535:
-        raise ValueError(f"{key}: {port} is not a port")
-
-
-def _check_ttl(key: str, seconds: int) -> None:
-    if not 0 <= seconds <= TTL_SECONDS_MAX:
-        raise ValueError(f"{key}: {seconds} is not between 0 and {TTL_SECONDS_MAX} seconds")
-
-
-def _check_positive(settings: object, *keys: str) -> None:
-    for key in keys:
-        if not getattr(settings, key) > 0:
-            raise ValueError(f"{key}: it must be more than 0")
-
-
-def _check_unique(key: str, names: Iterable[str], what: str = "") -> None:
-    seen: set[str] = set()
-    for name in names:
-        if not name:
-            raise ValueError(f"{key}: a name is empty")
-        if name in seen:
-            raise ValueError(f"{key}: {what + ' ' if what else ''}{name!r} is there twice")
-        seen.add(name)
 
 
 def _check_sites(key: str, names: tuple[str, ...], known: set[str]) -> None:
     if not known:
         raise ValueError(f"{key} has nowhere to lead: add a [[sites]] table")
-    _check_unique(key, names)
+    check_unique(key, names)
     for name in names:
         if name not in known:
             raise ValueError(f"{key} leads to the site {name!r}, which is not defined")
@@ -488,12 +408,12 @@ def _check_names(zone: ZoneSettings, origin: Name) -> None:
     """Refuses names outside the zone, and what may not stand together at one name."""
     held: dict[Name, set[str]] = {origin: {"SOA", "NS"}}
     for record in zone.records:
-        with _key(f"records: {record.name!r}"):
+        with in_key(f"records: {record.name!r}"):
             _hold(held, record.name, origin, {record.type})
             for value in record.values:
                 record_data(RecordType[record.type], value, origin)
     for geo in zone.geo:
-        with _key(f"geo: {geo.name!r}"):
+        with in_key(f"geo: {geo.name!r}"):
             _hold(held, geo.name, origin, {"A", "AAAA"})
 
 

@@ -15,7 +15,8 @@ import aiohttp
 
 from cdn.clock import Clock
 from cdn.telemetry import event
-from geodns.config import GeoDnsConfig, HealthSettings, check_target
+from geodns.config import GeoDnsConfig, HealthSettings
+from geodns.config_values import check_target
 from geodns.edge_health import OUT_OF_USE, CheckResult, EdgeHealth, EdgeState, Outcome, Thresholds, health_view
 from geodns.routing import HealthView
 

@@ -20,7 +20,8 @@ from cdn.errors import CdnError, UsageError
 from cdn.telemetry import event
 from geodns.answer import Authority
 from geodns.assembly import Content, build_content, edge_positions
-from geodns.config import GeoDnsConfig, listen_address
+from geodns.config import GeoDnsConfig
+from geodns.config_values import listen_address
 from geodns.edge_health import EdgeHealth
 from geodns.geo import Geography, LayeredGeography
 from geodns.geography_files import load_geography

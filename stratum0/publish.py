@@ -130,7 +130,8 @@ def ingest_tarball(
         LeaseHeldError: somebody else is changing the subtree.
         CdnError: it could not be published; the repository is as it was.
     """
-    from stratum0.tarball import TarballReader, opened_tarball
+    from stratum0.tar_stream import opened_tarball
+    from stratum0.tarball import TarballReader
 
     options = options or PublishOptions()
     began = time.monotonic()

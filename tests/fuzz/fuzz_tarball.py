@@ -16,7 +16,8 @@ from cdn.compression import Compression
 from cdn.errors import DocumentError, StorageError, UsageError
 from stratum0.changes import Change, is_at_or_below
 from stratum0.content import StoredContent
-from stratum0.tarball import TarballReader, opened_tarball
+from stratum0.tar_stream import opened_tarball
+from stratum0.tarball import TarballReader
 from tests.fuzz.driver import main
 
 SUBTREE = "/sub"

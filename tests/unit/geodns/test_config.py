@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from cdn.errors import ConfigError
-from geodns.config import contact_name, listen_address, load
+from geodns.config import load
+from geodns.config_values import contact_name, listen_address
 from geodns.wire import Name
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "geodns.toml"
