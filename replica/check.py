@@ -32,7 +32,8 @@ from cdn.storage.base import PrunableStore, StoredObject
 from cdn.storage.paths import SHARDS
 from cdn.telemetry import NullProgress, Progress
 from cdn.trust import certificate_named_by
-from replica.mirror import Mirror, exclusive
+from replica.folders import exclusive
+from replica.mirror import Mirror
 from replica.plan import SyncPlan, object_bytes_max
 from replica.worker import CATALOG_BYTES_MAX, Puller, digest_in
 

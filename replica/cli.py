@@ -193,7 +193,7 @@ def remove(out: Output, *, name: str, yes: bool, keep_data: bool, root: Path | N
     import sys
 
     from cdn.errors import UsageError
-    from replica.mirror import exclusive, note_in_info
+    from replica.folders import exclusive, note_in_info
 
     home = _home(root)
     home.config(name)
@@ -355,7 +355,7 @@ def _status_of(home: ReplicaHome, name: str) -> dict[str, Any]:
 
 def _is_locked(home: ReplicaHome, name: str) -> bool:
     from cdn.errors import LeaseHeldError
-    from replica.mirror import exclusive
+    from replica.folders import exclusive
 
     try:
         with exclusive(home.folder(name), name):

@@ -9,19 +9,18 @@ durable. Whatever ends a run before that, `kill -9` and a full disk included, le
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
 from cdn.client.bootstrap import Authority, Known, Verified, fetch_from_any
+from cdn.client.fetchers import default_fetcher
 from cdn.client.keys import load_keys
-from cdn.client.repository import default_fetcher
 from cdn.client.source_list import parse_proxies, parse_servers
 from cdn.client.sources import Route, SourcePolicy, Sources
 from cdn.client.state import RepositoryState
@@ -31,7 +30,6 @@ from cdn.errors import (
     AllSourcesFailedError,
     CdnError,
     DocumentError,
-    LeaseHeldError,
     NotFoundError,
     RepositoryError,
     RevisionGoneError,
@@ -40,7 +38,6 @@ from cdn.errors import (
 )
 from cdn.hashing import Digest
 from cdn.history import HISTORY_BYTES_MAX, History
-from cdn.keyfiles import write_file
 from cdn.manifest import Manifest
 from cdn.metainfo import METAINFO_BYTES_MAX
 from cdn.objects import (
@@ -64,6 +61,7 @@ from cdn.transport.download import status_error
 from cdn.transport.retry import RetryPolicy
 from cdn.trust import Breadcrumb
 from replica.config import ReplicaConfig
+from replica.folders import exclusive, note_in_info
 from replica.plan import (
     HISTORY_FOLLOWED_MAX,
     SyncPlan,
@@ -71,7 +69,6 @@ from replica.plan import (
     date_line,
     date_text,
     reflog_names,
-    repositories_json,
     status_json,
 )
 from replica.worker import Puller, PullSettings
@@ -84,7 +81,6 @@ if TYPE_CHECKING:
 SOURCE_POLICY: Final = SourcePolicy(rounds=RetryPolicy(4, 0.5, 2.0))
 _REFLOG_BYTES_MAX: Final = 1 << 30
 _STATUS_BYTES_MAX: Final = 1 << 20
-INFO_PATH: Final = "info/v1/repositories.json"
 
 
 class Mirror:
@@ -472,54 +468,3 @@ def _fetcher(servers: tuple[str, ...], config: ReplicaConfig, resolver: Resolver
     )
     http = HttpFetcher(settings, resolver=resolver)
     return SchemeFetcher({"http": http, "https": http, "file": FileFetcher()})
-
-
-@contextmanager
-def exclusive(folder: Path, fqrn: str) -> Iterator[None]:
-    """Holds the lock of a replica: one run at a time.
-
-    Raises:
-        LeaseHeldError: somebody else holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.pread(fd, 32, 0).decode("ascii", "replace").strip()
-            raise LeaseHeldError(
-                f"another run works on the replica of {fqrn} (process {holder or 'unknown'}): wait until it ends"
-            ) from None
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-        yield
-    finally:
-        os.close(fd)
-
-
-def note_in_info(served: Path, state: Path, fqrn: str, *, present: bool) -> None:
-    """Puts a replica into the list of what a server has, or takes it out (spec §1.2).
-
-    Raises:
-        OSError: the list cannot be written.
-    """
-    path = served / INFO_PATH
-    with exclusive_wait(state / "info.lock"):
-        before = path.read_bytes()[:_STATUS_BYTES_MAX] if path.is_file() else b""
-        after = repositories_json(before, fqrn, present=present)
-        if after != before:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_file(path, after, 0o644, replace=True)
-
-
-@contextmanager
-def exclusive_wait(path: Path) -> Iterator[None]:
-    """Holds a lock, waiting for it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)

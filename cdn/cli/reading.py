@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
+from cdn.cli.drawing import draw
 from cdn.reporting import Listing, Output, Table, size_text
 
 if TYPE_CHECKING:
@@ -335,7 +335,7 @@ def tree(
             for address, files in opened.each:
                 found = await files.resolve(address.path)
                 listing.add({"path": found.path or "/", "depth": 0}, address.path)
-                await _draw(files, found.path, depth_max, is_shown, listing, drawn)
+                await draw(files, found.path, depth_max, is_shown, listing, drawn)
             listing.end(drawn, f"\n{drawn['directories']:,} directories, {drawn['files']:,} files")
 
     _run(out, addresses, how, work)
@@ -355,7 +355,7 @@ def _run(out: Output, addresses: tuple[str, ...], how: dict[str, Any], work: Cal
     """Opens what the addresses name and does the work in an event loop."""
     from cdn.client.addresses import parse_address
     from cdn.client.locating import Places, Wishes, locate
-    from cdn.client.repository import Pin
+    from cdn.client.pins import Pin
     from cdn.transport.loop import run
 
     digest = _digest(how["root_catalog"])
@@ -414,56 +414,6 @@ async def _find_raw(opened: _Opened, wanted: Filter, depth_max: int | None) -> N
             if wanted.matches(path, entry, path.count("/") - top.count("/")):
                 stream.write((path or "/").encode("utf-8", "surrogateescape") + b"\0")
     stream.flush()
-
-
-async def _draw(
-    files: FileSystem,
-    path: str,
-    depth_max: int | None,
-    is_shown: Callable[[Entry], bool],
-    listing: Listing,
-    drawn: dict[str, int],
-) -> None:
-    """Draws what is in a directory; of each one entry is read ahead, to know which is the last."""
-    pending = [await _Branch.of(files, path, "", is_shown)]
-    while pending:
-        branch = pending[-1]
-        entry = branch.waiting
-        if entry is None:
-            pending.pop()
-            continue
-        branch.waiting = await _next_shown(branch.entries, is_shown)
-        is_last = branch.waiting is None
-        target = f" -> {files.target_of(entry)}" if entry.is_symlink else ""
-        below = f"{branch.path}/{entry.name}"
-        drawn["directories" if entry.is_directory else "files"] += 1
-        line = f"{branch.indent}{'└── ' if is_last else '├── '}{entry.name}{target}"
-        listing.add({"path": below, "depth": below.count("/")}, line)
-        if entry.is_directory and not entry.is_bind_mountpoint and len(pending) != depth_max:
-            indent = branch.indent + ("    " if is_last else "│   ")
-            pending.append(await _Branch.of(files, below, indent, is_shown))
-
-
-@dataclass(slots=True)
-class _Branch:
-    """A directory being drawn: the entry that is next, and where the others come from."""
-
-    path: str
-    indent: str
-    entries: AsyncIterator[Entry]
-    waiting: Entry | None
-
-    @classmethod
-    async def of(cls, files: FileSystem, path: str, indent: str, is_shown: Callable[[Entry], bool]) -> _Branch:
-        entries = files.listdir(path)
-        return cls(path, indent, entries, await _next_shown(entries, is_shown))
-
-
-async def _next_shown(entries: AsyncIterator[Entry], is_shown: Callable[[Entry], bool]) -> Entry | None:
-    async for entry in entries:
-        if is_shown(entry):
-            return entry
-    return None
 
 
 def _types(text: str | None) -> frozenset[str]:

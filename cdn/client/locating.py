@@ -16,7 +16,8 @@ from cdn.errors import ConfigError
 from cdn.objects import MANIFEST_PATH
 
 if TYPE_CHECKING:
-    from cdn.client.repository import MountedRepository, Pin
+    from cdn.client.pins import Pin
+    from cdn.client.repository import MountedRepository
 
 _MACHINE: Final = Path("/etc/stratocast")
 _REAL_CLIENTS_KEYS: Final = Path("/etc/cvmfs/keys")

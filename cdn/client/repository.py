@@ -14,7 +14,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 from types import TracebackType
@@ -24,9 +24,11 @@ from cdn.client.bootstrap import Authority, Known, Verified, bootstrap_path, fet
 from cdn.client.cache import ObjectCache
 from cdn.client.catalogs import CatalogPool, Mount, Tree
 from cdn.client.config import ClientSettings
+from cdn.client.fetchers import default_fetcher
 from cdn.client.filesystem import FileSystem
 from cdn.client.keys import load_keys
 from cdn.client.objects import ObjectReader, Wanted
+from cdn.client.pins import NEWEST, Pin, chosen
 from cdn.client.source_list import parse_external_urls, parse_proxies, parse_servers
 from cdn.client.sources import Sources
 from cdn.client.state import RepositoryState
@@ -37,13 +39,12 @@ from cdn.errors import (
     CdnError,
     ConfigError,
     NameMismatchError,
-    RepositoryError,
     RollbackError,
     TransportError,
     UsageError,
 )
 from cdn.hashing import Digest
-from cdn.history import HISTORY_BYTES_MAX, History, Tag
+from cdn.history import HISTORY_BYTES_MAX, History
 from cdn.manifest import TTL_SECONDS_DEFAULT, Manifest, is_repository_name
 from cdn.metainfo import METAINFO_BYTES_MAX, Metainfo
 from cdn.objects import Kind, ObjectName
@@ -57,36 +58,6 @@ if TYPE_CHECKING:
     from cdn.transport.http import Resolver
 
 _NO_VARIABLES: Final[Mapping[str, str]] = {}
-
-
-@dataclass(frozen=True, slots=True)
-class Pin:
-    """Which revision to read instead of the newest; at most one of these.
-
-    Args:
-        tag: the one with this name.
-        revision: the one with this number, if it is the newest or has a tag.
-        root_catalog: the one with this root catalog; nothing is asked and no signature looked at, since the digest says
-            it all.
-        at: what was published at this time, in seconds since the epoch.
-    """
-
-    tag: str | None = None
-    revision: int | None = None
-    root_catalog: Digest | None = None
-    at: float | None = None
-
-    def __post_init__(self) -> None:
-        if sum(each is not None for each in (self.tag, self.revision, self.root_catalog, self.at)) > 1:
-            raise UsageError("a revision is chosen by tag, number, root catalog or date: give only one of them")
-
-    @property
-    def is_newest(self) -> bool:
-        """Whether the newest is meant."""
-        return self == Pin()
-
-
-NEWEST: Final = Pin()
 
 
 class Refreshed(Enum):
@@ -293,7 +264,7 @@ class MountedRepository:
         assert manifest is not None, "only a repository opened by its manifest knows others"
         if pin.is_newest or pin.revision == manifest.revision:
             return await self._opened(_root_mount(manifest))
-        tag = _chosen(pin, await self.history(), self.fqrn)
+        tag = chosen(pin, await self.history(), self.fqrn)
         return await self._opened(Mount("", tag.root_catalog))
 
     # -------------------------------------------------------------------------------------------------------- internals
@@ -417,23 +388,6 @@ def _root_mount(manifest: Manifest) -> Mount:
     return Mount("", manifest.root_catalog, fetch_path=path, size_about=manifest.root_catalog_bytes or 0)
 
 
-def _chosen(pin: Pin, history: History | None, fqrn: str) -> Tag:
-    """The tag that a pin means."""
-    if history is None:
-        raise RepositoryError(f"{fqrn} has no tags: only its newest revision can be read")
-    if pin.tag is not None:
-        return history.tag(pin.tag)
-    if pin.at is not None:
-        tag = history.at(pin.at)
-        if tag is None:
-            raise RepositoryError(f"{fqrn} has no tag from before that time")
-        return tag
-    tag = next((tag for tag in history.tags if tag.revision == pin.revision), None)
-    if tag is None:
-        raise RepositoryError(f"revision {pin.revision} of {fqrn} has no tag, and only tagged revisions can be found")
-    return tag
-
-
 # ------------------------------------------------------------------------------------------------- putting it together
 
 
@@ -527,17 +481,3 @@ def read_blacklist(path: Path) -> Blacklist:
         return Blacklist.parse(path.read_bytes())
     except OSError as error:
         raise ConfigError(f"the blacklist {path} cannot be read: {error.strerror}") from error
-
-
-def default_fetcher(urls: Iterable[str], resolver: Resolver | None = None) -> Fetcher:
-    """A fetcher for these servers; HTTP is loaded only where one needs it: that takes longer than a short read."""
-    from cdn.transport.file import FileFetcher
-    from cdn.transport.schemes import SchemeFetcher
-
-    fetchers: dict[str, Fetcher] = {"file": FileFetcher()}
-    if any(not url.startswith("file:") for url in urls):
-        from cdn.transport.http import HttpFetcher, HttpSettings
-
-        http = HttpFetcher(HttpSettings(connect_timeout_seconds=5.0), resolver=resolver)
-        fetchers |= {"http": http, "https": http}
-    return SchemeFetcher(fetchers)

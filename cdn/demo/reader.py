@@ -26,8 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from cdn.client.config import ClientSettings
+from cdn.client.fetchers import default_fetcher
 from cdn.client.files import pieces_of
-from cdn.client.repository import MountedRepository, default_fetcher, open_repository
+from cdn.client.repository import MountedRepository, open_repository
 from cdn.client.source_list import parse_servers
 from cdn.client.sources import SourcePolicy
 from cdn.demo.naming import GeoResolver

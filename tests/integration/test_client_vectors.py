@@ -15,7 +15,8 @@ import pytest
 from cdn.catalog.entries import Entry, encode_name
 from cdn.client.config import ClientSettings
 from cdn.client.filesystem import FileSystem
-from cdn.client.repository import Pin, open_repository
+from cdn.client.pins import Pin
+from cdn.client.repository import open_repository
 from cdn.clock import ManualClock
 
 pytestmark = pytest.mark.vectors

@@ -42,7 +42,8 @@ from cdn.telemetry import FaultInjected, faults_armed, faults_seen
 from cdn.transport.retry import RetryPolicy
 from replica.check import ReplicaCheck
 from replica.config import ReplicaConfig
-from replica.mirror import Mirror, exclusive
+from replica.folders import exclusive
+from replica.mirror import Mirror
 from tests.fakes.reporting import RecordingProgress
 from tests.fakes.repositories import Network, Publication, Server, cut, emptied, endless, error_500, flipped
 from tests.fakes.signer import NOW

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from cdn.client.config import ClientSettings
-from cdn.client.repository import Pin, Refreshed, open_repository
+from cdn.client.pins import Pin
+from cdn.client.repository import Refreshed, open_repository
 from cdn.client.sources import SourcePolicy
 from cdn.clock import ManualClock, SystemClock
 from cdn.errors import (
