@@ -37,7 +37,8 @@ from stratum0.changes import name_of
 from stratum0.expiry import require_publishable
 from stratum0.levels import ApplyOptions
 from stratum0.records import TransactionState
-from stratum0.transaction import WORK_FOLDER, Revision, work_folder
+from stratum0.transaction import Revision
+from stratum0.transaction_folders import WORK_FOLDER, work_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

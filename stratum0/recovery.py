@@ -24,7 +24,7 @@ from stratum0 import documents
 from stratum0.lease import StateLeases
 from stratum0.locks import FileLock, commit_lock, writers_lock
 from stratum0.records import TransactionRecord, TransactionState, TransactionTable
-from stratum0.transaction import LOCK_FILE, TRANSACTIONS_FOLDER, folder_of
+from stratum0.transaction_folders import LOCK_FILE, TRANSACTIONS_FOLDER, folder_of
 
 if TYPE_CHECKING:
     from stratum0.repository import Repository

@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from cdn.catalog.tree import CatalogTree
@@ -38,6 +37,7 @@ from stratum0.locks import FileLock, objects_lock, writers_lock
 from stratum0.overlay import Overlay
 from stratum0.records import UNFINISHED, TransactionRecord, TransactionState, TransactionTable
 from stratum0.staging import Staging
+from stratum0.transaction_folders import CHANGES_FILE, LOCK_FILE, folder_of, new_folder
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -49,10 +49,6 @@ if TYPE_CHECKING:
 __all__ = ["Revision", "Transaction", "TransactionRecord", "TransactionState", "begin", "protected_objects", "records"]
 
 LEASE_SECONDS: Final = 7200.0
-TRANSACTIONS_FOLDER: Final = "transactions"
-LOCK_FILE: Final = "lock"
-CHANGES_FILE: Final = "changes.sqlite"
-WORK_FOLDER: Final = "work"
 _TAKEN_SECONDS: Final = 10.0
 """How long a command waits for another one that works on the same transaction."""
 _RENEW_AFTER: Final = 0.1
@@ -135,7 +131,7 @@ def _begin(repository: Repository, subtree: str, ephemeral: bool, holder: str, s
                 now,
                 now,
             )
-            folder, lock = _new_folder(repository, record.id)
+            folder, lock = new_folder(repository, record.id)
             undo.callback(shutil.rmtree, folder, ignore_errors=True)
             undo.push(lock)
             TransactionTable(repository.state).add(record)
@@ -166,35 +162,6 @@ def protected_objects(repository: Repository) -> Iterator[str]:
         except StorageError:
             if file.exists():  # else it was finished a moment ago: what it relied on is published or not needed
                 raise
-
-
-def folder_of(repository: Repository, transaction_id: str) -> Path:
-    """The folder of a transaction."""
-    return repository.folder / TRANSACTIONS_FOLDER / transaction_id
-
-
-@contextmanager
-def work_folder(repository: Repository) -> Iterator[Path]:
-    """A folder for files in the making, which recovery removes if this process dies."""
-    folder, lock = _new_folder(repository, f"work-{secrets.token_hex(6)}")
-    with lock:
-        try:
-            yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def _new_folder(repository: Repository, name: str) -> tuple[Path, FileLock]:
-    """A folder among the transactions', and its lock; recovery, which removes those of nobody, cannot come between."""
-    with repository.state.writing():
-        folder = folder_of(repository, name)
-        folder.parent.mkdir(mode=0o700, exist_ok=True)
-        folder.mkdir(mode=0o700)
-        try:
-            return folder, FileLock(folder / LOCK_FILE, timeout_seconds=0)
-        except BaseException:
-            shutil.rmtree(folder, ignore_errors=True)
-            raise
 
 
 def default_holder() -> str:

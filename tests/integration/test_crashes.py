@@ -19,7 +19,8 @@ from cdn.telemetry import faults_seen
 from stratum0.documents import kept_reflog_checksum
 from stratum0.lease import StateLeases
 from stratum0.records import TransactionState, TransactionTable
-from stratum0.transaction import TRANSACTIONS_FOLDER, Transaction, records
+from stratum0.transaction import Transaction, records
+from stratum0.transaction_folders import TRANSACTIONS_FOLDER
 from tests.fakes.publishers import new_publisher, published, reopened
 
 PROGRAM = Path(__file__).with_name("publisher_program.py")

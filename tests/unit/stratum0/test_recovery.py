@@ -17,7 +17,7 @@ from stratum0.documents import kept_reflog_checksum, read_reflog, write_reflog
 from stratum0.locks import writers_lock
 from stratum0.records import TransactionState
 from stratum0.recovery import recover
-from stratum0.transaction import work_folder
+from stratum0.transaction_folders import work_folder
 from tests.fakes.publishers import new_publisher
 
 START = 1_790_000_000
