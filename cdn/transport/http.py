@@ -46,6 +46,8 @@ DRAINED_BYTES_MAX: Final = 16 << 10
 DRAIN_SECONDS: Final = 0.5
 NEXT_ADDRESS_SECONDS: Final = 0.25
 """How long one address may take to connect before the next one is tried beside it."""
+_IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
+"""Methods that do no more when they are done twice (RFC 9110 §9.2.2)."""
 
 
 class Resolver(Protocol):
@@ -114,7 +116,8 @@ class HttpFetcher:
         self._settings = settings or HttpSettings()
         self._resolver = resolver
         self._slots = slots or HostSlots(self._settings.connections_max, self._settings.connections_per_host)
-        self._session: aiohttp.ClientSession | None = None
+        self._sessions: dict[bool, aiohttp.ClientSession] = {}
+        """By whether their requests may be repeated."""
         self._is_closed = False
 
     @asynccontextmanager
@@ -133,8 +136,8 @@ class HttpFetcher:
     async def close(self) -> None:
         """Gives up all connections; see `Fetcher`."""
         self._is_closed = True
-        if self._session is not None:
-            await self._session.close()
+        for session in self._sessions.values():
+            await session.close()
 
     async def _ask(self, request: Request) -> aiohttp.ClientResponse:
         """The answer, its head read."""
@@ -145,7 +148,7 @@ class HttpFetcher:
         try:
             with _mapped(request.url, request.proxy):
                 async with asyncio.timeout(settings.head_timeout_seconds) as deadline:
-                    return await self._opened_session(request.url).request(
+                    return await self._opened_session(request).request(
                         request.method,
                         URL(request.url, encoded=True),  # as it is: peers and caches compare URLs byte by byte
                         headers=request.headers,
@@ -157,20 +160,27 @@ class HttpFetcher:
         finally:
             _INTERIM.reset(told)
 
-    def _opened_session(self, url: str) -> aiohttp.ClientSession:
+    def _opened_session(self, request: Request) -> aiohttp.ClientSession:
         if self._is_closed:
-            raise UnreachableError(url, "this fetcher is closed")
-        if self._session is None:
-            self._session = self._new_session()
-        return self._session
+            raise UnreachableError(request.url, "this fetcher is closed")
+        may_repeat = request.body is None and request.method in _IDEMPOTENT
+        if may_repeat not in self._sessions:
+            self._sessions[may_repeat] = self._new_session(keeps_connections=may_repeat)
+        return self._sessions[may_repeat]
 
-    def _new_session(self) -> aiohttp.ClientSession:
+    def _new_session(self, *, keeps_connections: bool) -> aiohttp.ClientSession:
+        """A session; without kept connections for requests that are sent once.
+
+        The peer may close a kept connection at any time, also while a request is on its way to it (RFC 9112 §9.5). Whether
+        it was read then nobody can say, so a request that cannot be repeated is not sent on one.
+        """
         import aiohttp
 
         settings = self._settings
+        keeping: dict[str, Any] = {"keepalive_timeout": settings.keepalive_seconds}
         connector = aiohttp.TCPConnector(
             limit=0,  # `HostSlots` limits
-            keepalive_timeout=settings.keepalive_seconds,
+            **(keeping if keeps_connections else {"force_close": True}),
             resolver=_adapted(self._resolver) if self._resolver else None,
             use_dns_cache=self._resolver is None,
             happy_eyeballs_delay=NEXT_ADDRESS_SECONDS,  # RFC 8305: one dead address, or family, costs only this

@@ -413,6 +413,32 @@ async def test_a_kept_connection_that_died_meanwhile_is_replaced(http) -> None:
             assert await get(fetcher, server.url) == b"x"
 
 
+@pytest.mark.parametrize(("method", "body"), [("PUT", b"new"), ("POST", b"new"), ("POST", None), ("PATCH", b"")])
+async def test_what_cannot_be_repeated_is_not_sent_on_a_connection_that_the_peer_may_be_closing(
+    http, method, body
+) -> None:
+    async def answers_once(reader, writer) -> None:  # and closes at the instant of a second request
+        writer.write(OK + b"Content-Length: 1\r\n\r\nx")
+        await reader.read(1)
+
+    async with HostileServer(answers_once) as server, closing(http()) as fetcher:
+        await get(fetcher, server.url)
+        for _ in range(3):
+            request = Request(server.url, method, body=None if body is None else _pieces(body))
+            async with fetcher.send(request) as response:
+                assert await body_of(response) == b"x"
+        assert server.connections == 4
+        assert [head.split()[0].decode() for head in server.requests] == ["GET"] + 3 * [method]
+
+
+@pytest.mark.parametrize("method", ["DELETE", "OPTIONS", "PUT"])
+async def test_what_may_be_repeated_is_sent_again_when_a_kept_connection_proves_dead(http, method) -> None:
+    async with HostileServer(answering(OK + b"Content-Length: 1\r\n\r\nx")) as server, closing(http()) as fetcher:
+        for _ in range(3):
+            async with fetcher.send(Request(server.url, method)) as response:
+                assert await body_of(response) == b"x"
+
+
 async def test_a_slow_reader_is_not_blamed_on_the_peer(http) -> None:
     async with serving(serve_site) as url, closing(http(IMPATIENT)) as fetcher:
         async with fetcher.send(Request(f"{url}/large")) as response:
