@@ -170,7 +170,7 @@ class EdgeServer:
     async def _leave(self, seconds: float | None) -> None:
         limits, loop = self._config.limits, asyncio.get_running_loop()
         if self._drain is None:
-            self._close_doors()
+            await self._close_doors()
             return
         if seconds == 0:
             await self._drain.break_off()
@@ -186,9 +186,11 @@ class EdgeServer:
         if self._parts is not None and self._parts.neighbours is not None:
             await self._parts.neighbours.drain(loop.time() + (limits.drain_timeout if seconds is None else seconds))
 
-    def _close_doors(self) -> None:
-        if self._acceptor is not None:
+    async def _close_doors(self) -> None:
+        if self._acceptor is not None and self.has_successor:
             self._acceptor.close()
+        elif self._acceptor is not None:
+            await self._acceptor.close_after_all()
 
     def _on_phase(self, phase: Phase) -> None:
         service, shared = self.parts.service, self.parts.shared

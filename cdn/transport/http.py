@@ -171,8 +171,8 @@ class HttpFetcher:
     def _new_session(self, *, keeps_connections: bool) -> aiohttp.ClientSession:
         """A session; without kept connections for requests that are sent once.
 
-        The peer may close a kept connection at any time, also while a request is on its way to it (RFC 9112 §9.5). Whether
-        it was read then nobody can say, so a request that cannot be repeated is not sent on one.
+        The peer may close a kept connection at any time, also while a request is on its way to it (RFC 9112 §9.5).
+        Whether it was read then nobody can say, so a request that cannot be repeated is not sent on one.
         """
         import aiohttp
 

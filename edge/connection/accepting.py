@@ -6,7 +6,8 @@ import asyncio
 import socket
 import ssl
 import sys
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, Final, Protocol
 
 from cdn.clock import Clock
@@ -43,6 +44,7 @@ class Acceptor:
         self._doors: list[Door] = []
         self._borrowed: dict[int, list[Door]] = {}
         self._open_door: Callable[[ListeningSocket], Awaitable[Door]] | None = None
+        self._welcome: Callable[[str, socket.socket], Coroutine[Any, Any, None]] | None = None
         self._contexts: dict[str, ssl.SSLContext] = {}
 
     def load_certificates(self) -> None:
@@ -88,7 +90,16 @@ class Acceptor:
                 return await _serve(listener.sock, make, self._settings.backlog)
             return SecureDoor(listener.sock, self._greeter(listener.address, make, handshakes), self._settings.backlog)
 
-        self._open_door = open_door
+        async def welcome(address: str, sock: socket.socket) -> None:
+            if address in self._contexts:
+                handshakes.begin(sock, self._contexts[address], make)
+                return
+            try:
+                await asyncio.get_running_loop().connect_accepted_socket(make, sock)
+            except OSError:  # it has gone again
+                sock.close()
+
+        self._open_door, self._welcome = open_door, welcome
         for listener in self.listeners:
             self._doors.append(await open_door(listener))
 
@@ -117,11 +128,41 @@ class Acceptor:
 
     def close(self) -> None:
         """Stops accepting: what another process accepts from the same sockets goes on."""
+        self._close_doors()
+        close_listeners(self._all_listeners)
+        self.listeners, self._spare = (), {}
+
+    async def close_after_all(self) -> None:
+        """Stops accepting once everybody is in who waits, since whoever is in the queue of a closed socket is reset.
+
+        Each process does so for all sockets that it holds, those of other workers too: the last one leaves nobody out.
+        """
+        self._close_doors()
+        greeting: list[asyncio.Future[None]] = []
+        for listener in self._all_listeners:
+            greeting += self._let_in(listener)
+            listener.sock.close()
+        self.close()
+        await asyncio.gather(*greeting)
+
+    def _close_doors(self) -> None:
         for door in [*self._doors, *(each for doors in self._borrowed.values() for each in doors)]:
             door.close()
         self._doors, self._borrowed, self._open_door = [], {}, None
-        close_listeners([*self.listeners, *(each for listeners in self._spare.values() for each in listeners)])
-        self.listeners, self._spare = (), {}
+
+    @property
+    def _all_listeners(self) -> list[ListeningSocket]:
+        return [*self.listeners, *(each for listeners in self._spare.values() for each in listeners)]
+
+    def _let_in(self, listener: ListeningSocket) -> list[asyncio.Future[None]]:
+        """Accepts who waits at a socket, as many as may wait there; gives what greets them."""
+        greeting: list[asyncio.Future[None]] = []
+        with suppress(OSError):  # nobody waits, or there are no descriptors left
+            while self._welcome is not None and len(greeting) < self._settings.backlog:
+                sock, _ = listener.sock.accept()
+                sock.setblocking(False)
+                greeting.append(asyncio.ensure_future(self._welcome(listener.address, sock)))
+        return greeting
 
 
 class Door(Protocol):

@@ -29,6 +29,8 @@ PIPELINED_BYTES_MAX: Final = 64 << 10
 """How much of further requests waits while one is being answered."""
 _LINGER_SECONDS: Final = 2.0
 """How long a refused client may go on sending before the connection is torn down."""
+FIRST_REQUEST_SECONDS: Final = 1.0
+"""How long an edge that stops waits for what a client says that it has just let in."""
 _NO_REQUEST: Final = Request("GET", "/", keeps_alive=False)
 
 
@@ -47,8 +49,10 @@ class Connection(ClientStream):
         self._hit = shared.service.hit
         self._now = shared.clock.now
         self._task: asyncio.Task[None] | None = None
-        self._was_active = False
-        """Whether a request was answered at once since the last look; reading the clock each time costs too much."""
+        self._was_active: bool | None = None
+        """Whether a request was answered at once since the last look, as reading the clock each time costs too much.
+
+        None before anything has arrived."""
         self._is_reading = True
         self._is_ending = False
         self._active_at = 0.0
@@ -124,6 +128,7 @@ class Connection(ClientStream):
         """Takes any bytes."""
         if self._is_closing:
             return
+        self._was_active = self._was_active or False
         try:
             if self._task is None and self._is_writable:
                 self._answer_from(self._reader.feed(data))
@@ -394,8 +399,10 @@ class Connection(ClientStream):
 
     @property
     def is_idle(self) -> bool:
-        """Whether nothing is under way."""
-        return self._task is None and self._is_writable and self._reader.buffered == 0
+        """Whether nothing is under way, and no first request can be expected any more."""
+        if self._task is not None or not self._is_writable or self._reader.buffered:
+            return False
+        return self._was_active is not None or self._shared.clock.monotonic() - self._active_at > FIRST_REQUEST_SECONDS
 
     def check(self, now: float) -> None:
         """Ends the connection if the client is too slow; called about once a second."""

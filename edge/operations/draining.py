@@ -11,7 +11,7 @@ is served as before. From CLOSED on, connections are refused, and each answer en
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Protocol
@@ -85,7 +85,7 @@ class Drain:
     Args:
         connections: those open, as they come and go.
         count_handshakes: how many more are on their way.
-        close_doors: closes the listening sockets.
+        close_doors: closes the listening sockets once who waits there is in.
         tell: told each phase as it begins.
     """
 
@@ -93,7 +93,7 @@ class Drain:
         self,
         connections: Collection[Leaving],
         count_handshakes: Callable[[], int],
-        close_doors: Callable[[], None],
+        close_doors: Callable[[], Awaitable[None]],
         tell: Callable[[Phase], None],
     ) -> None:
         self.phase = Phase.SERVING
@@ -155,7 +155,7 @@ class Drain:
         await self._end()
 
     async def _close(self) -> None:
-        self._close_doors()
+        await self._close_doors()
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         if self.phase is Phase.LEAVING:

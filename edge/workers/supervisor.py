@@ -40,6 +40,7 @@ PAUSE_SECONDS: Final = 0.2
 PAUSE_SECONDS_MAX: Final = 30.0
 STEADY_SECONDS: Final = 60.0
 """A worker that lived so long is replaced at once."""
+_EARLIER_SECONDS: Final = 0.05
 _END_SECONDS: Final = 5.0
 """What a worker gets to end beyond the time it has for answers under way."""
 
@@ -184,14 +185,15 @@ class Supervisor:
         event("edge.server.stopped")
 
     def _close_doors_later(self) -> None:
-        """Closes the listening sockets when the workers do; while one process has them, nobody would be refused."""
+        """Closes the listening sockets just before the workers do, who let in whoever waits there."""
         if self._closing is None:
             delay_seconds = 0.0 if self.has_successor else self._config.limits.drain_delay
             self._closes_at = self._clock.monotonic() + delay_seconds
             self._closing = asyncio.create_task(self._close_doors(delay_seconds))
 
     async def _close_doors(self, delay_seconds: float) -> None:
-        await asyncio.sleep(delay_seconds)
+        if delay_seconds > _EARLIER_SECONDS:
+            await asyncio.sleep(delay_seconds - _EARLIER_SECONDS)
         self._are_doors_closed = True
         close_listeners(self.sockets)
 

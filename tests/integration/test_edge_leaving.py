@@ -11,7 +11,7 @@ from edge.cli import edge as edge_command
 from edge.operations.draining import Phase
 from edge.settings.limits import LimitSettings
 from tests.fakes.edge import Client, edge_world, until
-from tests.fakes.edge_process import running, write_config
+from tests.fakes.edge_process import Process, running, write_config
 from tests.fakes.reporting import RecordingOutput
 
 LATER = LimitSettings(drain_delay=60.0)
@@ -101,3 +101,32 @@ async def test_a_process_that_is_drained_with_stop_ends(tmp_path):
         out = await command("drain", "--stop", "--admin", process.admin)
         assert out.document == {"phase": "stopped", "connections": 0}
         assert await asyncio.to_thread(process.process.wait, 30) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_whoever_gets_in_while_it_stops_is_answered_and_nobody_is_reset(tmp_path, workers):
+    answered, broken, is_refused = 0, [], False
+
+    async def visit(edge: Process) -> None:
+        nonlocal answered, is_refused
+        while not is_refused:
+            try:
+                client = await Client(edge.address).__aenter__()
+            except ConnectionRefusedError:
+                is_refused = True
+                return
+            try:
+                assert (await client.get("/healthz")).status in {200, 503}
+                answered += 1
+            except (ConnectionError, asyncio.IncompleteReadError) as error:
+                broken.append(error)
+            finally:
+                client.writer.transport.abort()
+
+    async with running(write_config(tmp_path, "http://127.0.0.1:1", workers=workers)) as edge:
+        visits = [asyncio.create_task(visit(edge)) for _ in range(64)]
+        await until(lambda: answered > 500)
+        ending = asyncio.create_task(asyncio.to_thread(edge.end))
+        await asyncio.gather(*visits)
+        assert broken == []
+        assert await ending == 0

@@ -41,7 +41,7 @@ class House:
         self.greeting = 0
         self.drain = Drain(self.visitors, lambda: self.greeting, self.close, self.told.append)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self.closed += 1
 
     def begin(self, **changes):
