@@ -13,6 +13,7 @@ from edge.cache.root_catalogs import RootCatalogs
 from edge.cache.shards import Share
 from edge.cache.stored_variants import StoredVariants
 from edge.config import EdgeConfig, LifetimeSettings
+from edge.connection.client_table import ClientTable
 from edge.connection.shared import Shared
 from edge.documents.signed_documents import SignedDocuments
 from edge.fetch.collapsing import Flights
@@ -100,7 +101,14 @@ class Parts:
 
 
 def build_parts(
-    config: EdgeConfig, name: str, statistics: Statistics, *, clock: Clock, share: Share, fetcher: Fetcher | None
+    config: EdgeConfig,
+    name: str,
+    statistics: Statistics,
+    *,
+    clock: Clock,
+    share: Share,
+    fetcher: Fetcher | None,
+    table: ClientTable | None = None,
 ) -> Parts:
     """Makes the parts of an edge; nothing is opened yet.
 
@@ -111,6 +119,7 @@ def build_parts(
         clock: the time.
         share: which part of the cache is its.
         fetcher: how upstreams are asked; over HTTP if None.
+        table: where all workers count their clients.
     """
     routes, flights = Routes(config), Flights()
     own_fetcher = UpstreamFetcher(config.fetch, clock) if fetcher is None else None
@@ -125,7 +134,7 @@ def build_parts(
         supplies=supplies,
         flights=flights,
         service=service,
-        shared=Shared.of(config.limits, service, statistics, AccessLog(config.log, statistics), clock, name),
+        shared=Shared.of(config.limits, service, statistics, AccessLog(config.log, statistics), clock, name, table),
         prober=Prober(supplies, routes.probes()),
         purger=Purger(supplies, flights, config.cache.directory, service.locate, config.upstreams),
         own=own,

@@ -23,6 +23,7 @@ from edge.background import Background, begin_work, check, scrub
 from edge.cache.shards import WHOLE, Share
 from edge.config import EdgeConfig
 from edge.connection.accepting import Acceptor
+from edge.connection.client_table import ClientTable
 from edge.connection.listeners import Listeners, bound_address, open_listeners
 from edge.connection.protocol import Connection
 from edge.connection.tls import Handshakes
@@ -54,6 +55,7 @@ class EdgeServer:
         cache_patience_seconds: how long the cache is waited for, if somebody has it.
         more_commands: what else operators can have done.
         spare: where it accepts connections for other workers, when it is told to; closed with the others.
+        table: where all workers count their clients; None if there are no others.
     """
 
     def __init__(
@@ -70,9 +72,11 @@ class EdgeServer:
         cache_patience_seconds: float = 0.0,
         more_commands: Mapping[str, Command] | None = None,
         spare: Mapping[int, Listeners] | None = None,
+        table: ClientTable | None = None,
     ) -> None:
         self._config = config
         self._share = share
+        self._table = table
         self._clock = clock or SystemClock()
         self._fetcher = fetcher
         self.statistics = Statistics()
@@ -305,7 +309,13 @@ class EdgeServer:
     def _build(self) -> None:
         name = self._config.name or own_name(self.addresses[0] if self.addresses else None)
         self._parts = build_parts(
-            self._config, name, self.statistics, clock=self._clock, share=self._share, fetcher=self._fetcher
+            self._config,
+            name,
+            self.statistics,
+            clock=self._clock,
+            share=self._share,
+            fetcher=self._fetcher,
+            table=self._table,
         )
 
     async def _listen(self) -> None:

@@ -2,7 +2,7 @@
 
 An address is an IPv4 address or, since whoever has one IPv6 address has a network full of them, a /64 network. The
 table of addresses is bounded: those with connections are as many as connections at most, and of the others only so many
-are remembered.
+are remembered. Several workers count in one table that they share.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ import ipaddress
 from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Final
+
+from edge.connection.client_table import ClientTable, Slot
 
 ADDRESSES_MAX: Final = 65_536
 """How many addresses without connections are remembered for what they have asked."""
@@ -24,12 +26,14 @@ class Client:
         key: the address or network.
         tokens: how many requests it may make at once.
         now: in seconds on any clock that only goes forward.
+        slot: where all workers count it.
     """
 
-    __slots__ = ("connections", "key", "tokens", "updated_at")
+    __slots__ = ("connections", "key", "slot", "tokens", "updated_at")
 
-    def __init__(self, key: str, tokens: float, now: float) -> None:
+    def __init__(self, key: str, tokens: float, now: float, slot: Slot | None = None) -> None:
         self.key = key
+        self.slot = slot
         self.connections = 0
         self.tokens = tokens
         self.updated_at = now
@@ -120,3 +124,39 @@ def address_key(address: str) -> str:
     if parsed.ipv4_mapped is not None:
         return str(parsed.ipv4_mapped)
     return str(ipaddress.IPv6Network((parsed, _NETWORK_BITS), strict=False))
+
+
+class JointLimits(ClientLimits):
+    """The same for several workers together.
+
+    Args:
+        table: where all of them count.
+        connections_max, requests_per_second, burst, exempt: as above.
+    """
+
+    def __init__(
+        self,
+        table: ClientTable,
+        connections_max: int = 0,
+        requests_per_second: float = 0.0,
+        burst: float = 1.0,
+        exempt: Iterable[str] = (),
+    ) -> None:
+        super().__init__(connections_max, requests_per_second, burst, exempt)
+        self._table = table
+
+    def admit(self, address: str, now: float) -> Client | None:
+        """Takes one more connection from an address; None if it has too many. Ends with `leave`."""
+        key = address_key(address)
+        slot = self._table.enter(key, self._connections_max, self._burst, now)
+        return None if slot is None else Client(key, self._burst, now, slot)
+
+    def leave(self, client: Client, now: float) -> None:
+        """One connection less."""
+        assert client.slot is not None
+        self._table.leave(client.slot)
+
+    def wait_seconds(self, client: Client, now: float) -> float:
+        """Counts a request; how long it should have waited, and 0 if it may be answered."""
+        assert client.slot is not None
+        return self._table.take(client.slot, self._rate, self._burst, now)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from cdn.clock import Clock
 from edge.cache.descriptors import DescriptorShares, descriptors_max
 from edge.cache.disk_cache import OpenFile
-from edge.connection.client_limits import ClientLimits
+from edge.connection.client_limits import ClientLimits, JointLimits
+from edge.connection.client_table import ClientTable
 from edge.connection.exchange import Exchange
 from edge.connection.slow_readers import SlowReaders
 from edge.http.request import Request, RequestLimits
@@ -76,8 +77,15 @@ class Shared:
         access_log: AccessLog,
         clock: Clock,
         edge_name: str,
+        table: ClientTable | None = None,
     ) -> Shared:
-        """What connections from outside have in common."""
+        """What connections from outside have in common; with a table of clients if other workers count in it, too."""
+        of_address = (
+            limits.connections_per_address,
+            limits.requests_per_second_per_address,
+            limits.requests_burst,
+            limits.addresses_exempt,
+        )
         return cls(
             service,
             limits,
@@ -86,12 +94,7 @@ class Shared:
             access_log,
             clock,
             edge_name,
-            clients=ClientLimits(
-                limits.connections_per_address,
-                limits.requests_per_second_per_address,
-                limits.requests_burst,
-                limits.addresses_exempt,
-            ),
+            clients=ClientLimits(*of_address) if table is None else JointLimits(table, *of_address),
             slow_readers=SlowReaders(limits.unsent_bytes_max),
             descriptors=DescriptorShares.of(descriptors_max(), limits.connections_max),
         )

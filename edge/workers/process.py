@@ -17,6 +17,7 @@ from edge.cache.shards import Share
 from edge.config import EdgeConfig
 from edge.connection.listeners import Listeners
 from edge.workers.channel import Channel, packed
+from edge.workers.shared_memory import SharedMemory
 
 START_SECONDS: Final = 60.0
 """How long a worker may take until it answers requests."""
@@ -55,7 +56,9 @@ class WorkerProcess:
         return self._ready.done() and self._ready.exception() is None and self._process.returncode is None
 
     @classmethod
-    async def start(cls, config: EdgeConfig, share: Share, listeners: Sequence[Listeners], lock: int) -> WorkerProcess:
+    async def start(
+        cls, config: EdgeConfig, share: Share, listeners: Sequence[Listeners], lock: int, memory: SharedMemory
+    ) -> WorkerProcess:
         """Starts a worker; `ready` says when it answers requests.
 
         Args:
@@ -63,6 +66,7 @@ class WorkerProcess:
             share: which worker it is.
             listeners: where each worker accepts connections; it does so for others when it is told to.
             lock: the descriptor that holds the cache; inherited, so that the cache is free when all are gone.
+            memory: what all workers share.
         """
         ours, theirs = socket.socketpair()
         own = _numbers(listeners[share.index])
@@ -81,7 +85,7 @@ class WorkerProcess:
                 "edge.workers.worker",
                 str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), lock, *inherited),
+                pass_fds=(theirs.fileno(), lock, memory.descriptor, *inherited),
                 env={name: value for name, value in environment.items() if name not in _NOT_INHERITED},
             )
         except OSError as error:
@@ -99,6 +103,7 @@ class WorkerProcess:
                     "level": heard_level(),
                     "listeners": own,
                     "spare": spare,
+                    "memory": memory.said(),
                     "config": packed(config),
                 }
             }

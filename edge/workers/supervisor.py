@@ -20,6 +20,7 @@ from cdn.telemetry import event
 from edge.cache.cache_lock import PATIENCE_SECONDS, CacheLock
 from edge.cache.shards import Share
 from edge.config import EdgeConfig
+from edge.connection.client_table import TableShape
 from edge.connection.listeners import Listeners, close_listeners, open_listeners
 from edge.operations.draining import parse_drain_order
 from edge.operations.listener import OperatorListener
@@ -32,6 +33,7 @@ from edge.workers.channel import packed
 from edge.workers.config import reloaded, worker_config
 from edge.workers.merging import Tally, merged_values
 from edge.workers.process import WorkerProcess
+from edge.workers.shared_memory import SharedMemory
 from edge.workers.standing_in import stand_ins
 
 POLL_SECONDS: Final = 5.0
@@ -73,6 +75,8 @@ class Supervisor:
         self._closes_at = 0.0
         self._clock = clock or SystemClock()
         self._lock = CacheLock(config.cache.directory)
+        self._memory = SharedMemory.new(TableShape.of(config.workers, config.limits.connections_max))
+        self._table = self._memory.table(0)
         self._listeners: tuple[Listeners, ...] = ()
         self._workers: dict[int, WorkerProcess] = {}
         self._deaths = 0
@@ -141,7 +145,7 @@ class Supervisor:
     async def _spawn(self, index: int) -> WorkerProcess:
         share = self._share(index)
         worker = await WorkerProcess.start(
-            worker_config(self._config, share), share, self._listeners, self._lock.descriptor
+            worker_config(self._config, share), share, self._listeners, self._lock.descriptor, self._memory
         )
         self._workers[index] = worker
         return worker
@@ -161,6 +165,7 @@ class Supervisor:
         close_listeners(self.sockets)
         self._listeners = ()
         self._lock.close()
+        self._memory.close()
 
     async def stop(self) -> None:
         """Lets answers under way finish, and ends all workers."""
@@ -276,6 +281,7 @@ class Supervisor:
             if self._is_stopping:
                 return
             self._tally.depart(index)
+            self._table.clear(index)
             self._deaths += 1
             self._workers_changed.set()
             if self._are_doors_closed:  # a successor would have nothing to do

@@ -23,6 +23,7 @@ from edge.connection.listeners import Listeners, ListeningSocket, adopt
 from edge.operations.garbage import settle
 from edge.server import EdgeServer
 from edge.workers.channel import Channel, unpacked
+from edge.workers.shared_memory import SharedMemory
 
 _EXIT_GOOD: Final = 0
 _EXIT_FAILED: Final = 1
@@ -183,7 +184,10 @@ async def _serve(descriptor: int) -> int:
     inherited: dict[int, ListeningSocket] = {}
     listeners = _adopted(start["listeners"], inherited)
     spare = {int(index): _adopted(numbers, inherited) for index, numbers in start["spare"].items()}
-    server = EdgeServer(unpacked(start["config"]), listeners=listeners, share=share, spare=spare)
+    memory = SharedMemory.heard(start["memory"])
+    server = EdgeServer(
+        unpacked(start["config"]), listeners=listeners, share=share, spare=spare, table=memory.table(share.index)
+    )
     worker = Worker(channel, server)
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, worker.drain)

@@ -1,14 +1,17 @@
 """Clients that take more than their share, over real sockets: each attack costs the attacker, and nobody else."""
 
 import asyncio
+import json
 import os
+import signal
 import socket
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
 from edge.settings.limits import LimitSettings
 from tests.fakes.edge import BASE, Client, edge_world, object_of, until
+from tests.fakes.edge_process import Process, running, write_config
 from tests.fakes.origin import Reply
 
 
@@ -195,3 +198,58 @@ def test_uvloop_keeps_to_them_too(tmp_path):
             await attack(tmp_path / str(number))
 
     uvloop.run(everything())
+
+
+# ----------------------------------------------------------------------------------------------------- several workers
+
+
+async def let_in(edge: Process, stack: AsyncExitStack, own: str, count: int) -> list[Client]:
+    """Those of many clients from one address that are let in."""
+    clients = [await stack.enter_async_context(ClientFrom(edge.address, own)) for _ in range(count)]
+    admitted = []
+    for client in clients:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            if (await client.get("/healthz")).status == 200:
+                admitted.append(client)
+    return admitted
+
+
+async def workers_of(edge: Process) -> list[int]:
+    status = json.loads(await asyncio.to_thread(edge.ask, "/status"))
+    return [worker["pid"] for worker in status["workers"]]
+
+
+async def open_connections(edge: Process) -> int:
+    return json.loads(await asyncio.to_thread(edge.ask, "/status"))["connections"]
+
+
+async def test_an_address_has_its_connections_from_all_workers_together(tmp_path):
+    limits = "[limits]\nconnections_per_address = 7\n"
+    path = write_config(tmp_path, "http://127.0.0.1:1", limits, workers=2)
+    async with running(path) as edge, AsyncExitStack() as stack:
+        admitted = await let_in(edge, stack, "127.0.0.2", 60)
+        assert len(admitted) == 7
+        assert len(await let_in(edge, stack, "127.0.0.3", 7)) == 7
+        for client in admitted[:3]:
+            client.writer.close()
+        while await open_connections(edge) != 11:
+            pass
+        assert len(await let_in(edge, stack, "127.0.0.2", 30)) == 3
+        os.kill((await workers_of(edge))[0], signal.SIGKILL)  # the connections that it had are free again
+        await asyncio.to_thread(edge.wait_for, "edge.worker.replaced")
+        left = await open_connections(edge)
+        again = [await let_in(edge, stack, own, 60) for own in ("127.0.0.2", "127.0.0.3")]
+        assert left + sum(map(len, again)) == 14
+
+
+async def test_an_address_makes_its_requests_at_all_workers_together(tmp_path):
+    limits = "[limits]\nrequests_per_second_per_address = 0.001\nrequests_burst = 12\n"
+    async with running(write_config(tmp_path, "http://127.0.0.1:1", limits, workers=2)) as edge:
+
+        async def ask(own: str) -> int:
+            async with ClientFrom(edge.address, own) as client:
+                return (await client.get("/healthz")).status
+
+        for own in ("127.0.0.2", "127.0.0.3"):
+            statuses = await asyncio.gather(*(ask(own) for _ in range(40)))
+            assert sorted(statuses) == [200] * 12 + [429] * 28
