@@ -79,7 +79,7 @@ class EdgeServer:
         self._table = table
         self._clock = clock or SystemClock()
         self._fetcher = fetcher
-        self.statistics = Statistics()
+        self.statistics = Statistics(None if table is None else table.salt)
         self._listeners = listeners
         self._spare = spare or {}
         self._acceptor: Acceptor | None = None
@@ -364,6 +364,10 @@ class EdgeServer:
         return await self.parts.purger.prepare(order)
 
     # ------------------------------------------------------------------------------------------------ telling
+
+    def clients_said(self) -> dict[str, str]:
+        """What is known of how many clients there were; see `watching.distinct.ClientCount.said`."""
+        return self.statistics.clients.said(self._clock.now())
 
     def metrics(self) -> bytes:
         """All metrics as text."""

@@ -92,7 +92,8 @@ class ClientTable:
     ) -> None:
         self._memory = memory
         self._shape = shape
-        self._salt = salt
+        self.salt = salt
+        """What all workers hash with."""
         self._hold = hold
         self._own = 16 + 4 * index
         self._state = struct.Struct(f"<dd{shape.workers}I")
@@ -106,7 +107,7 @@ class ClientTable:
             tokens: how many requests it may make if nothing is known of it.
             now: on a clock that all workers share.
         """
-        name = hashlib.blake2b(key.encode(), digest_size=NAME_BYTES, key=self._salt).digest()
+        name = hashlib.blake2b(key.encode(), digest_size=NAME_BYTES, key=self.salt).digest()
         bucket = int.from_bytes(name[:4], "little") & (self._shape.buckets - 1)
         with self._hold(bucket):
             place = self._place_of(bucket, name)

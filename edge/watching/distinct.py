@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
 import os
+from collections.abc import Mapping
 from typing import Final
 
 _INDEX_BITS: Final = 12
 _REGISTERS: Final = 1 << _INDEX_BITS
 _ALPHA: Final = 0.7213 / (1 + 1.079 / _REGISTERS)
 WINDOW_SECONDS: Final = 3600.0
+_WINDOWS_MAX: Final = 3
 
 
 class DistinctCounter:
@@ -23,6 +26,15 @@ class DistinctCounter:
     def __init__(self, salt: bytes) -> None:
         self._salt = salt
         self._registers = bytearray(_REGISTERS)
+
+    @property
+    def registers(self) -> bytes:
+        """All that it knows."""
+        return bytes(self._registers)
+
+    def join(self, registers: bytes) -> None:
+        """Counts what another one with the same salt has counted; nothing is counted twice."""
+        self._registers = bytearray(map(max, self._registers, registers))
 
     def add(self, text: str) -> None:
         """Counts a text."""
@@ -43,10 +55,14 @@ class DistinctCounter:
 
 
 class ClientCount:
-    """How many clients there were in the hour under way, and in the one before."""
+    """How many clients there were in the hour under way, and in the one before.
 
-    def __init__(self) -> None:
-        self._salt = os.urandom(16)
+    Args:
+        salt: the same for all whose counts are put together.
+    """
+
+    def __init__(self, salt: bytes | None = None) -> None:
+        self._salt = salt or os.urandom(16)
         self._window = -1
         self._now = self._before = DistinctCounter(self._salt)
 
@@ -66,3 +82,32 @@ class ClientCount:
             was_just_before = window == self._window + 1
             self._before = self._now if was_just_before else DistinctCounter(self._salt)
             self._now, self._window = DistinctCounter(self._salt), window
+
+    def said(self, now: float) -> dict[str, str]:
+        """All that it knows, for `JointClientCount`: registers by the number of the hour, as text."""
+        self._turn(now)
+        counters = {self._window: self._now, self._window - 1: self._before}
+        return {str(window): base64.b64encode(each.registers).decode() for window, each in counters.items()}
+
+
+class JointClientCount:
+    """How many clients several workers had together, those that are gone included."""
+
+    def __init__(self) -> None:
+        self._counters: dict[int, DistinctCounter] = {}
+
+    def __len__(self) -> int:
+        return len(self._counters)
+
+    def note(self, said: Mapping[str, str]) -> None:
+        """Takes what a worker says; it may say it again."""
+        for window, text in said.items():
+            self._counters.setdefault(int(window), DistinctCounter(b"")).join(base64.b64decode(text))
+        for old in sorted(self._counters)[:-_WINDOWS_MAX]:
+            del self._counters[old]
+
+    def last_hour(self, now: float) -> int:
+        """How many there were in the last whole hour, or so far in this one if that are more."""
+        window = int(now // WINDOW_SECONDS)
+        counters = (self._counters.get(each) for each in (window - 1, window))
+        return max((each.estimate for each in counters if each is not None), default=0)

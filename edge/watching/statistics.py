@@ -34,9 +34,12 @@ class Statistics:
 
     Labels come from closed sets (our results, kinds of content and configured upstreams), so that strangers cannot make
     the metrics grow.
+
+    Args:
+        salt: the same for several workers that count their clients together.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, salt: bytes | None = None) -> None:
         self.requests: Counter[tuple[Result, str]] = Counter()
         self.tallies = Tallies()
         """Hits answered from memory at once, by far the most frequent, are counted only there."""
@@ -46,7 +49,7 @@ class Statistics:
         """How long answers took that were not ready in memory."""
         self.lag = Histogram(LAG_BOUNDS)
         """How late the event loop came to what was due."""
-        self.clients = ClientCount()
+        self.clients = ClientCount(salt)
         self.statuses: Counter[int] = Counter()
         self.bytes_sent = 0
         self.bytes_fetched = 0

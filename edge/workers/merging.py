@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
+from edge.watching.distinct import JointClientCount
+
 if TYPE_CHECKING:
     from prometheus_client.core import Metric
 
 _LARGEST: Final = frozenset(
     {
         "edge_build_info",
-        "edge_clients",
         "edge_manifest_revision",
         "edge_purges",
         "edge_purges_open",
@@ -27,6 +28,9 @@ _EACH: Final = frozenset({"edge_loop_lag_seconds"})
 """Families that mean something only for one worker."""
 _COUNTING: Final = frozenset({"counter", "histogram", "summary"})
 
+_CLIENTS: Final = "edge_clients"
+"""Of which two workers may have the same."""
+
 Labels = tuple[tuple[str, str], ...]
 
 
@@ -36,10 +40,18 @@ class Tally:
     def __init__(self) -> None:
         self._newest: dict[int, bytes] = {}
         self._departed = b""
+        self._clients = JointClientCount()
 
-    def note(self, index: int, text: bytes) -> None:
-        """Takes what a worker says now."""
+    def note(self, index: int, text: bytes, clients: Mapping[str, str] | None = None) -> None:
+        """Takes what a worker says now.
+
+        Args:
+            index: of the worker.
+            text: its metrics.
+            clients: what it says of its clients, of whom the others may have had some as well.
+        """
         self._newest[index] = text
+        self._clients.note(clients or {})
 
     def depart(self, index: int) -> None:
         """Keeps what a worker counted that is gone; its successor begins at zero."""
@@ -47,10 +59,14 @@ class Tally:
         if gone is not None:
             self._departed = _rendered(merged([self._departed, gone], indexes=(None, index), only=_COUNTING))
 
-    def render(self) -> bytes:
-        """The metrics of all."""
+    def render(self, now: float = 0.0) -> bytes:
+        """The metrics of all, at a time in seconds since the epoch."""
         workers = [self._newest[index] for index in sorted(self._newest)]
-        return _rendered(merged([*workers, self._departed], indexes=sorted(self._newest)))
+        families = merged([*workers, self._departed], indexes=sorted(self._newest))
+        if (clients := families.get(_CLIENTS)) is not None:
+            clients.samples.clear()
+            clients.add_sample(_CLIENTS, {}, self._clients.last_hour(now))
+        return _rendered(families)
 
 
 def merged(

@@ -430,7 +430,7 @@ class Supervisor:
     async def metrics(self) -> bytes:
         """The metrics of all workers as one."""
         await self._poll()
-        return self._tally.render()
+        return self._tally.render(self._clock.now())
 
     async def _poll(self) -> list[WorkerProcess]:
         """Asks all what they counted; gives those that should have answered and did not."""
@@ -438,7 +438,8 @@ class Supervisor:
         told = await self._broadcast("metrics")
         for worker in asked:
             if worker.index in told and worker.is_ready:
-                self._tally.note(worker.index, told[worker.index].encode())
+                said = told[worker.index]
+                self._tally.note(worker.index, said["text"].encode(), said["clients"])
         return [worker for worker in asked if worker.index not in told and worker.is_ready]
 
     async def _poll_on(self) -> None:

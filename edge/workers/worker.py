@@ -110,7 +110,7 @@ class Worker:
         return self._server.status()
 
     async def _metrics(self, _given: dict[str, Any]) -> object:
-        return self._server.metrics().decode()
+        return {"text": self._server.metrics().decode(), "clients": self._server.clients_said()}
 
     async def _reload(self, given: dict[str, Any]) -> object:
         self._server.reload(unpacked(given["config"]))

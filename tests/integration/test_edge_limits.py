@@ -223,7 +223,7 @@ async def open_connections(edge: Process) -> int:
     return json.loads(await asyncio.to_thread(edge.ask, "/status"))["connections"]
 
 
-async def test_an_address_has_its_connections_from_all_workers_together(tmp_path):
+async def test_an_address_has_its_connections_from_all_workers_together_and_is_counted_once(tmp_path):
     limits = "[limits]\nconnections_per_address = 7\n"
     path = write_config(tmp_path, "http://127.0.0.1:1", limits, workers=2)
     async with running(path) as edge, AsyncExitStack() as stack:
@@ -240,6 +240,7 @@ async def test_an_address_has_its_connections_from_all_workers_together(tmp_path
         left = await open_connections(edge)
         again = [await let_in(edge, stack, own, 60) for own in ("127.0.0.2", "127.0.0.3")]
         assert left + sum(map(len, again)) == 14
+        assert "\nedge_clients 2.0\n" in await asyncio.to_thread(edge.ask, "/metrics")
 
 
 async def test_an_address_makes_its_requests_at_all_workers_together(tmp_path):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge.content import content_of
-from edge.watching.distinct import WINDOW_SECONDS, ClientCount, DistinctCounter
+from edge.watching.distinct import WINDOW_SECONDS, ClientCount, DistinctCounter, JointClientCount
 from edge.watching.histogram import Histogram
 from edge.watching.tallies import REPOSITORIES_MAX, Tallies
 
@@ -88,6 +88,29 @@ def test_many_are_counted_in_little_room(count):
         for number in range(count):
             counter.add(f"192.0.2.{number}")
     assert counter.estimate == pytest.approx(count, rel=0.06)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 300)), max_size=300))
+def test_several_workers_count_as_one_would(seen):
+    alone, workers, joint = ClientCount(b"salt"), [ClientCount(b"salt") for _ in range(3)], JointClientCount()
+    for worker, number in seen:
+        for count in (alone, workers[worker]):
+            count.note(f"192.0.2.{number}", 10.0)
+        joint.note(workers[worker].said(10.0))  # what was said before may be said again
+    assert joint.last_hour(20.0) == alone.last_hour(20.0)
+
+
+def test_what_workers_counted_together_is_forgotten_by_the_hour():
+    count, joint = ClientCount(b"salt"), JointClientCount()
+    for hour in range(6):
+        at = hour * WINDOW_SECONDS
+        for number in range(10 + hour):
+            count.note(f"192.0.2.{number}", at)
+        joint.note(count.said(at))
+    assert joint.last_hour(at) == pytest.approx(15, abs=1)
+    assert joint.last_hour(at + WINDOW_SECONDS) == pytest.approx(15, abs=1)
+    assert joint.last_hour(at + 2 * WINDOW_SECONDS) == 0
+    assert len(joint) <= 3
 
 
 def test_clients_are_counted_by_the_hour():
