@@ -58,12 +58,27 @@ os.environ |= {{"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAM
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
+_WITH_FAULT = """
+import runpy, sys
+from cdn.telemetry import Fault, install_fault_hook
+install_fault_hook(Fault.parse({!r}).hook())
+sys.argv[:2] = []
+runpy.run_module("cdn", run_name="__main__", alter_sys=True)
+"""
+
 
 @asynccontextmanager
-async def running(path: Path, handed: socket.socket | None = None):
-    """An edge; with a socket that is handed over as systemd does it, by the name ``http``."""
+async def running(path: Path, handed: socket.socket | None = None, *, fault: str = ""):
+    """An edge.
+
+    Args:
+        path: of its configuration.
+        handed: a socket that is handed over as systemd does it, by the name ``http``.
+        fault: where it dies.
+    """
     command = ["-m", "cdn", "edge", "run", "--config", str(path), "--log-format", "json"]
     starter = [] if handed is None else ["-c", _AS_SYSTEMD.format(handed.fileno())]
+    starter = ["-c", _WITH_FAULT.format(fault)] if fault else starter
     process = subprocess.Popen(  # noqa: ASYNC220 -- it takes no time worth speaking of
         [sys.executable, *starter, *command],
         stderr=subprocess.PIPE,

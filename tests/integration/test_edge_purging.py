@@ -3,17 +3,21 @@
 import asyncio
 import json
 import random
+import signal
+from contextlib import suppress
 
 import pytest
 
-from cdn.errors import StorageError, UsageError
+from cdn.daemon import send_command
+from cdn.errors import CdnError, StorageError, UsageError
 from cdn.hashing import Algorithm
 from cdn.objects import ObjectName
 from edge.cache.purging import RULES_MAX, Rule
 from edge.config import UpstreamSettings
 from edge.operations.purge_ledger import PurgeLedger
-from tests.fakes.edge import BASE, REPOSITORY, edge_world, manifest_bytes, object_of, until
-from tests.fakes.origin import Reply
+from tests.fakes.edge import BASE, REPOSITORY, Client, edge_world, manifest_bytes, object_of, until
+from tests.fakes.edge_process import Process, running, write_config
+from tests.fakes.origin import Reply, running_origin
 from tests.fakes.repositories import Publication
 
 MANIFEST = f"{BASE}/.cvmfspublished"
@@ -166,6 +170,41 @@ async def test_a_restart_honours_a_purge_that_was_not_finished(tmp_path):
         await until(lambda: not world.edge.status()["purges"])
         assert not world.cached_files()
         assert PurgeLedger(world.directory).entries() == ()
+
+
+@pytest.mark.parametrize(("workers", "fault"), [(1, "edge.purges.written@9"), (2, "")])
+async def test_a_purge_holds_though_the_edge_is_killed_while_it_removes_files(tmp_path, workers, fault):
+    files = tmp_path / "cache" / "v1"
+    async with running_origin() as origin:
+        targets = [object_of(b"%d" % number) for number in range(150)]
+        for number, target in enumerate(targets):
+            origin.replies[target] = Reply(b"%d" % number)
+        path = write_config(tmp_path, origin.url, workers=workers)
+
+        async def statuses(edge: Process) -> set[int]:
+            async with Client(edge.address) as client:
+                return {(await client.get(target)).status for target in targets}
+
+        async with running(path, fault=fault) as edge:
+            assert await statuses(edge) == {200}
+            while json.loads(await asyncio.to_thread(edge.ask, "/status"))["fetches"]:
+                pass
+            assert len(list(files.glob("*/*"))) == len(targets)
+            with suppress(CdnError):  # it may die before it has answered
+                await asyncio.to_thread(
+                    send_command, edge.admin, "purge", {"all": True}, what="an edge", example="http://127.0.0.1:1"
+                )
+            if not fault:
+                edge.process.kill()
+            assert await asyncio.to_thread(edge.process.wait, 30) == -signal.SIGKILL
+        if fault:
+            assert 0 < len(list(files.glob("*/*"))) < len(targets)
+        origin.replies.clear()  # so whatever is still there comes from the cache
+        async with running(path) as edge:
+            assert await statuses(edge) == {404}
+            while json.loads(await asyncio.to_thread(edge.ask, "/status"))["purges"]:
+                pass
+            assert list(files.glob("*/*")) == []
 
 
 async def test_more_purges_than_are_remembered_are_refused(world):
