@@ -91,4 +91,5 @@ def _fresh_until(head: StoredHead, lifetime: Lifetime, now: float) -> float:
 
 def _size_of_fields(head: StoredHead) -> int:
     """What fields take, once as they came and once in the head that is made of them."""
-    return sum(FIELD_OVERHEAD_BYTES + 2 * (len(name) + len(value)) for name, value in head.headers)
+    pairs = head.headers.pairs
+    return FIELD_OVERHEAD_BYTES * len(pairs) + 2 * sum([len(name) + len(value) for name, value in pairs])

@@ -7,9 +7,9 @@ nothing from the others, and what was begun for a client that gave up is there w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Final
 
 from cdn.errors import CdnError
@@ -147,6 +147,33 @@ def _take_note(outcome: asyncio.Future[Outcome]) -> None:
         outcome.exception()
 
 
+class Joined:
+    """A client's part in a flight; a block that lasts while it reads."""
+
+    __slots__ = ("_flight", "_on_interim")
+
+    def __init__(self, flight: Flight, on_interim: Told | None) -> None:
+        self._flight = flight
+        self._on_interim = on_interim
+
+    def __enter__(self) -> Flight:
+        self._flight.clients += 1
+        if self._on_interim is not None:
+            self._flight.add_listener(self._on_interim)
+        return self._flight
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        flight = self._flight
+        flight.clients -= 1
+        if self._on_interim is not None:
+            flight.remove_listener(self._on_interim)
+        if flight.body is not None:
+            flight.body.make_room()
+        flight.let_go()
+
+
 Run = Callable[[Flight], Awaitable[None]]
 
 
@@ -203,21 +230,9 @@ class Flights:
         task.add_done_callback(self._tasks.pop)
         return flight
 
-    @contextmanager
-    def joined(self, flight: Flight, on_interim: Told | None = None) -> Iterator[Flight]:
-        """Keeps what a client reads from while it reads."""
-        flight.clients += 1
-        if on_interim is not None:
-            flight.add_listener(on_interim)
-        try:
-            yield flight
-        finally:
-            flight.clients -= 1
-            if on_interim is not None:
-                flight.remove_listener(on_interim)
-            if flight.body is not None:
-                flight.body.make_room()
-            flight.let_go()
+    def joined(self, flight: Flight, on_interim: Told | None = None) -> Joined:
+        """Keeps what a client reads from while it reads, and tells it of interim answers."""
+        return Joined(flight, on_interim)
 
     async def stop(self) -> None:
         """Ends all fetches; those that only store what has come do so first."""

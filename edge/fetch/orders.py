@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from cdn.errors import AllSourcesFailedError, SlowPeerError
 from edge.fetch.collapsing import Complete
 from edge.http.caching import StoredHead
-from edge.http.headers import Headers, upstream_fields
+from edge.http.headers import NO_FIELDS, Headers, upstream_fields
 from edge.routing import Destination, Source
 
 
@@ -30,7 +30,7 @@ class FetchOrder:
     """
 
     destination: Destination
-    request: Headers = field(default_factory=Headers)
+    request: Headers = NO_FIELDS
     stored: StoredHead | None = None
     is_shared: bool = True
     wants_fresh_copy: bool = False

@@ -8,7 +8,7 @@ from http import HTTPStatus
 from typing import Final
 
 from edge.content import OBJECT_SECONDS, Content, ContentKind
-from edge.http.caching import Lifetime, StoredHead, current_age, explicit_lifetime, freshness_lifetime
+from edge.http.caching import Lifetime, StoredHead, completed_lifetime, current_age, explicit_lifetime
 from edge.http.conditional import is_not_modified
 from edge.http.headers import Headers, http_date
 from edge.http.ranges import (
@@ -165,6 +165,8 @@ def passed_answer(head: StoredHead, size: int | None, edge_name: str) -> Answer:
 
 def _ranged(headers: Headers, request: Request, size: int, *, is_arriving: bool) -> Answer:
     headers = Headers((*headers.pairs, ("Accept-Ranges", "bytes")))
+    if "Range" not in request.headers:
+        return Answer(200, headers, 0, size)
     try:
         parts = requested_ranges(request.headers, headers, size, ascending=is_arriving)
     except UnsatisfiableRange:
@@ -190,19 +192,19 @@ def _multipart(headers: Headers, request: Request, parts: tuple[ByteRange, ...],
 
 def _fields(source: Representation, now: float, status: CacheStatus, edge_name: str) -> Headers:
     head, content = source.head, source.content
-    lifetime = freshness_lifetime(head.status, head.headers, source.lifetime)
+    explicit = explicit_lifetime(head.headers)
+    lifetime = completed_lifetime(explicit, head.status, head.headers, source.lifetime)
     age = current_age(head, now)
     kept = head.headers.without(*_NEVER_SENT)
     if source.lifetime.is_immutable and age >= lifetime:
         age %= lifetime or OBJECT_SECONDS
         kept = _renewed(kept, now - age, lifetime)
     pairs = list(kept.pairs)
-    present = {name.lower() for name, _ in pairs}
-    if "date" not in present:
+    if "Date" not in head.headers:
         pairs.append(("Date", http_date(head.answered_at)))
-    if head.status == 200 and "content-type" not in present and content.kind in _DEFAULT_TYPES:
+    if head.status == 200 and content.kind in _DEFAULT_TYPES and "Content-Type" not in head.headers:
         pairs.append(("Content-Type", _DEFAULT_TYPES[content.kind]))
-    if explicit_lifetime(kept) is None and source.lifetime.default_seconds is not None:
+    if explicit is None and source.lifetime.default_seconds is not None:
         pairs.append(("Cache-Control", f"max-age={int(lifetime)}"))
     if not status.forwarded or age >= 1:
         pairs.append(("Age", str(int(age))))

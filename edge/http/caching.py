@@ -215,7 +215,12 @@ def heuristic_lifetime(status: int, headers: Headers) -> float:
 
 def freshness_lifetime(status: int, headers: Headers, lifetime: Lifetime) -> float:
     """For how long after it was made it is fresh (RFC 9111 §4.2.1)."""
-    seconds = explicit_lifetime(headers)
+    return completed_lifetime(explicit_lifetime(headers), status, headers, lifetime)
+
+
+def completed_lifetime(explicit: float | None, status: int, headers: Headers, lifetime: Lifetime) -> float:
+    """The same, given what the answer says itself."""
+    seconds = explicit
     if seconds is None:
         seconds = lifetime.default_seconds
     if seconds is None:
@@ -303,15 +308,21 @@ def is_storable(method: str, request: Headers, status: int, headers: Headers, li
         and "private" not in directives
         and (status in UNDERSTOOD_STATUSES or "must-understand" not in directives)
         and ("Authorization" not in request or allows_shared_use(headers))
-        and ("Set-Cookie" not in headers or explicit_lifetime(headers) is not None)
         and "*" not in tokens(headers.joined("Vary") or "")
-        and (explicit_lifetime(headers) is not None or "public" in directives or _has_default(status, lifetime))
+        and _is_said_or_guessed(status, headers, directives, lifetime)
     )
 
 
 def _is_understood(directives: Directives, status: int) -> bool:
     """Whether `must-understand` lifts `no-store` (RFC 9111 §5.2.2.3)."""
     return "must-understand" in directives and status in UNDERSTOOD_STATUSES
+
+
+def _is_said_or_guessed(status: int, headers: Headers, directives: Directives, lifetime: Lifetime) -> bool:
+    """Whether it is known how long it lives; with a cookie, only if the answer itself says so (§7.3)."""
+    if explicit_lifetime(headers) is not None:
+        return True
+    return "Set-Cookie" not in headers and ("public" in directives or _has_default(status, lifetime))
 
 
 def _has_default(status: int, lifetime: Lifetime) -> bool:

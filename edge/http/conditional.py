@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from edge.http.headers import Headers, parse_http_date, quoted_list
+
+_CONDITIONS: Final = frozenset({"if-none-match", "if-modified-since"})
 
 
 def is_not_modified(request: Headers, response: Headers) -> bool:
     """Whether the client has what it asks for, so that 304 is the answer (RFC 9110 §13.2.2)."""
+    if not request.has_any(_CONDITIONS):
+        return False
     wanted = request.joined("If-None-Match")
     if wanted is not None:
         return _lists_tag(wanted, response.get("ETag"))

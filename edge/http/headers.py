@@ -61,38 +61,40 @@ class Headers:
         return iter(self.pairs)
 
     def __contains__(self, name: str) -> bool:
-        return name.lower() in self._places
+        return name.lower() in (self._known_places or self._places())
 
-    @property
     def _places(self) -> Places:
         """Found once, and shared with all that have the same names in the same order, as answers of a server have."""
-        places = self._known_places
-        if places is None:
-            names = tuple([name for name, _ in self.pairs])
-            places = _kept_places(names) if len(names) <= _SHAPE_FIELDS_MAX else _places_of(names)
-            object.__setattr__(self, "_known_places", places)
+        names = tuple([name for name, _ in self.pairs])
+        places = _kept_places(names) if len(names) <= _SHAPE_FIELDS_MAX else _places_of(names)
+        object.__setattr__(self, "_known_places", places)
         return places
 
     def get(self, name: str) -> str | None:
         """The first value of a field."""
-        found = self._places.get(name.lower())
+        if not self.pairs:
+            return None
+        found = (self._known_places or self._places()).get(name.lower())
         return None if found is None else self.pairs[found[0]][1]
 
     def every(self, name: str) -> tuple[str, ...]:
         """All values of a field."""
         pairs = self.pairs
-        return tuple([pairs[place][1] for place in self._places.get(name.lower(), ())])
+        places = (self._known_places or self._places()).get(name.lower(), ())
+        return tuple([pairs[place][1] for place in places])
 
     def joined(self, name: str) -> str | None:
         """All values of a field as one list, which for list fields means the same (RFC 9110 §5.3)."""
-        found = self._places.get(name.lower())
+        if not self.pairs:
+            return None
+        found = (self._known_places or self._places()).get(name.lower())
         if found is None:
             return None
         return self.pairs[found[0]][1] if len(found) == 1 else ", ".join(self.every(name))
 
     def has_any(self, names: Collection[str]) -> bool:
         """Whether there is a field of one of these names, which are in lower case."""
-        return not self._places.keys().isdisjoint(names)
+        return not (self._known_places or self._places()).keys().isdisjoint(names)
 
     def without(self, *names: str) -> Headers:
         """The fields but these."""
@@ -138,6 +140,8 @@ def upstream_fields(request: Headers, via: str, edge_name: str) -> dict[str, str
 
 def tokens(text: str) -> tuple[str, ...]:
     """The members of a list of tokens, in lower case."""
+    if not text:
+        return ()
     return tuple(token for part in text.split(",") if (token := part.strip().lower()))
 
 
@@ -155,6 +159,10 @@ def quoted_list(text: str) -> Iterator[str]:
             yield text[start:index].strip()
             start = index + 1
     yield text[start:].strip()
+
+
+NO_FIELDS: Final = Headers()
+"""What has none."""
 
 
 def http_date(seconds: float) -> str:

@@ -9,7 +9,7 @@ from edge.fetch.collapsing import Flights
 from edge.fetch.orders import FetchOrder
 from edge.fetch.supplies import Supplies
 from edge.http.caching import conditional_fields, may_stand_in, selects, wants_validation
-from edge.http.headers import Headers
+from edge.http.headers import NO_FIELDS, Headers
 from edge.http.request import Request
 from edge.routing import Destination, Source
 from edge.serving.finding import Found, Stored
@@ -53,6 +53,9 @@ class Ordering:
             found: what is stored for it.
             is_validated: whether that may be confirmed rather than replaced.
         """
+        if request.is_plain and found.stored is None and destination.content.kind is ContentKind.OBJECT:
+            keeper, flight_key = self._siblings_turn(request, destination, found.flight_key)
+            return FetchOrder(destination, keeper=keeper, flight_key=flight_key)
         stored = found.fitting(request)
         validated = stored.head if is_validated and stored is not None and conditional_fields(stored.head) else None
         has_credentials = "Authorization" in request.headers
@@ -79,8 +82,10 @@ class Ordering:
         What a sibling asks for never waits for a fetch that may wait for that sibling.
         """
         siblings, flights = self._with.siblings, self._flights
+        if not siblings.has_others:
+            return None, flight_key
         is_alone = SIBLING_FIELD in request.headers or wants_validation(request.headers)
-        if is_alone or not siblings.has_others or flights.find(flight_key) is not None:
+        if is_alone or flights.find(flight_key) is not None:
             return None, flight_key
         keeper = siblings.keeper(destination, self._with.health, self._with.clock.monotonic())
         asking_key = f"{flight_key} of a sibling"
@@ -90,7 +95,7 @@ class Ordering:
 
 def _passed_on(request: Request, client: str, kind: ContentKind) -> Headers:
     """The fields of a client's request that upstreams are told: of requests to ordinary sites nearly all."""
-    passed = Headers()
+    passed = NO_FIELDS
     if kind is ContentKind.OTHER:
         passed = request.headers.end_to_end().without(*_NOT_PASSED_ON)
     elif kind is ContentKind.GEO:

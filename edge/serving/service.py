@@ -179,7 +179,9 @@ class EdgeService:
                 self._destinations.clear()
             self._destinations[request.target] = known
         name = self._with.edge_name
-        if any(name in via.split() for via in (request.headers.joined("Via") or "").split(",")):
+        if not request.is_plain and any(
+            name in via.split() for via in (request.headers.joined("Via") or "").split(",")
+        ):
             raise RequestError(508, "it has been here before: edges ask one another in a circle")
         if request.method not in READING and not known.is_general:
             raise method_refused(request.method)
