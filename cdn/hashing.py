@@ -71,7 +71,6 @@ _BY_TEXT_LENGTH: Final = {algorithm.text_length: algorithm for algorithm in Algo
 _HELD_BYTES: Final = 2047
 """Up to this size `hashlib` hashes without letting other threads run."""
 _HELD_BYTES_MAX: Final = 64 << 10
-_LOWER_HEX: Final = frozenset("0123456789abcdef")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +104,13 @@ class Digest:
         if algorithm is None or not text.endswith(algorithm.identifier):
             raise DocumentError("digest", f"{text[:80]!r} is not the text form of a digest")
         digits = text[: 2 * algorithm.size]
-        if not _LOWER_HEX.issuperset(digits):
+        try:
+            value = bytes.fromhex(digits)
+        except ValueError:
+            value = b""
+        if value.hex() != digits:
             raise DocumentError("digest", f"{text[:80]!r} has characters other than lower-case hex digits")
-        return cls(algorithm, bytes.fromhex(digits))
+        return cls(algorithm, value)
 
 
 class Hasher:

@@ -55,8 +55,8 @@ class ObjectName:
         if len(path) < 8 or not path.startswith("data/") or path[7] != "/":  # "data/ab/"
             raise DocumentError("object path", f"{path[:100]!r} does not begin like data/ab/")
         text = path[5:7] + path[8:]
-        kind = _BY_SUFFIX.get(text[-1:], Kind.FILE)
-        return cls(Digest.parse(text[: len(text) - len(kind.value)]), kind)
+        kind = _BY_SUFFIX.get(text[-1:])
+        return cls(Digest.parse(text)) if kind is None else cls(Digest.parse(text[:-1]), kind)
 
 
 MANIFEST_PATH: Final = ".cvmfspublished"

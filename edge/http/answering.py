@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Final
 
@@ -29,7 +30,7 @@ _DEFAULT_TYPES: Final = {
     ContentKind.DOCUMENT: "application/x-cvmfs",
 }
 _IN_304: Final = frozenset({"cache-control", "content-location", "date", "etag", "expires", "vary", "last-modified"})
-_NEVER_SENT: Final = ("Content-Length", "Age", "Accept-Ranges")
+_NEVER_SENT: Final = frozenset({"content-length", "age", "accept-ranges"})
 """Fields made anew for each answer."""
 
 
@@ -138,13 +139,14 @@ def answer_from(source: Representation, request: Request, now: float, status: Ca
     """
     headers = _fields(source, now, status, edge_name)
     if source.head.status == 200:
-        if is_not_modified(request.headers, headers):
+        if not request.is_plain and is_not_modified(request.headers, headers):
             return Answer(304, Headers.of(pair for pair in headers if pair[0].lower() in _IN_304 | _OWN))
         if source.size is not None and source.is_complete and request.method == "GET":
             return _ranged(headers, request, source.size, is_arriving=source.is_arriving)
     return Answer(source.head.status, headers, 0, source.size)
 
 
+_NOT_OF_OBJECTS: Final = frozenset({"set-cookie", "etag"})
 _OWN: Final = frozenset({"age", "via", "cache-status"})
 
 
@@ -165,7 +167,7 @@ def passed_answer(head: StoredHead, size: int | None, edge_name: str) -> Answer:
 
 def _ranged(headers: Headers, request: Request, size: int, *, is_arriving: bool) -> Answer:
     headers = Headers((*headers.pairs, ("Accept-Ranges", "bytes")))
-    if "Range" not in request.headers:
+    if request.is_plain or "Range" not in request.headers:
         return Answer(200, headers, 0, size)
     try:
         parts = requested_ranges(request.headers, headers, size, ascending=is_arriving)
@@ -195,7 +197,7 @@ def _fields(source: Representation, now: float, status: CacheStatus, edge_name: 
     explicit = explicit_lifetime(head.headers)
     lifetime = completed_lifetime(explicit, head.status, head.headers, source.lifetime)
     age = current_age(head, now)
-    kept = head.headers.without(*_NEVER_SENT)
+    kept = head.headers.but(_NEVER_SENT)
     if source.lifetime.is_immutable and age >= lifetime:
         age %= lifetime or OBJECT_SECONDS
         kept = _renewed(kept, now - age, lifetime)
@@ -231,10 +233,10 @@ def kept_fields(content: Content, headers: Headers) -> Headers:
     An object's tag is its digest, whatever each upstream makes up, so that all copies of it are known to be the same.
     """
     kept = headers.end_to_end()
+    if content.kind is ContentKind.OBJECT and content.digest is not None:
+        return Headers((*kept.but(_NOT_OF_OBJECTS).pairs, ("ETag", f'"{content.digest.text}"')))
     if content.kind is not ContentKind.OTHER:
         kept = kept.without("Set-Cookie")
-    if content.kind is ContentKind.OBJECT and content.digest is not None:
-        kept = kept.replaced("ETag", f'"{content.digest.text}"')
     return kept
 
 
@@ -271,6 +273,7 @@ def error_answer(
     return Answer(status, Headers(tuple(pairs)), 0, len(body)), body
 
 
+@lru_cache(maxsize=128)
 def phrase(status: int) -> str:
     """The words that go with a status code."""
     try:

@@ -44,8 +44,12 @@ _kept_control: Final = lru_cache(maxsize=512)(_parsed_control)
 
 def response_directives(headers: Headers) -> Directives:
     """The directives of an answer that count here: those meant for caches like this before those for all (RFC 9213)."""
-    targeted = targeted_directives(headers)
-    return cache_control(headers) if targeted is None else targeted
+    known = headers.known_directives
+    if known is None:
+        targeted = targeted_directives(headers)
+        known = cache_control(headers) if targeted is None else targeted
+        object.__setattr__(headers, "known_directives", known)
+    return known
 
 
 def delta_seconds(text: str | None) -> float | None:

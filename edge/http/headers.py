@@ -51,6 +51,8 @@ class Headers:
 
     pairs: tuple[tuple[str, str], ...] = ()
     _known_places: Places | None = field(default=None, init=False, repr=False, compare=False)
+    known_directives: Mapping[str, str | None] | None = field(default=None, init=False, repr=False, compare=False)
+    """What `cache_directives` read in them, once it has."""
 
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, str]]) -> Headers:
@@ -98,9 +100,10 @@ class Headers:
 
     def without(self, *names: str) -> Headers:
         """The fields but these."""
-        return self._but({name.lower() for name in names})
+        return self.but({name.lower() for name in names})
 
-    def _but(self, dropped: Collection[str]) -> Headers:
+    def but(self, dropped: Collection[str]) -> Headers:
+        """The same, names in lower case."""
         if not self.has_any(dropped):
             return self
         return Headers(tuple([pair for pair in self.pairs if pair[0].lower() not in dropped]))
@@ -112,7 +115,7 @@ class Headers:
     def end_to_end(self) -> Headers:
         """The fields that may be passed on: neither hop-by-hop nor named by `Connection` (RFC 9110 §7.6.1)."""
         connection = self.joined("Connection")
-        return self._but(HOP_BY_HOP if connection is None else HOP_BY_HOP.union(tokens(connection)))
+        return self.but(HOP_BY_HOP if connection is None else HOP_BY_HOP.union(tokens(connection)))
 
 
 def _places_of(names: tuple[str, ...]) -> Places:

@@ -248,7 +248,8 @@ class EdgeService:
         is_collapsed = flight is not None
         if flight is None:
             flight = self._start(order)
-        with self._flights.joined(flight, exchange.tell_interim):
+        is_site = order.destination.content.kind is ContentKind.OTHER  # of others no interim answers are passed on
+        with self._flights.joined(flight, exchange.tell_interim if is_site else None):
             try:
                 outcome = await asyncio.shield(flight.outcome)
                 if isinstance(outcome, Kept):

@@ -49,6 +49,8 @@ class UpstreamBusyError(SlowPeerError):
 class CircuitState(Enum):
     """Whether a server is asked in its turn."""
 
+    __hash__ = object.__hash__
+
     CLOSED = "closed"
     OPEN = "open"
     HALF_OPEN = "half-open"
@@ -56,6 +58,8 @@ class CircuitState(Enum):
 
 class CircuitEvent(Enum):
     """What changes it."""
+
+    __hash__ = object.__hash__
 
     TRIPPED = "tripped"
     RESTED = "rested"
