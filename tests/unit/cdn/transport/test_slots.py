@@ -50,3 +50,37 @@ async def test_nothing_is_kept_of_hosts_nobody_talks_to() -> None:
     slots = HostSlots(2, 1)
     await most_at_once(slots, [f"host-{number}" for number in range(100)])
     assert slots._hosts == {}
+
+
+async def test_who_gives_up_waiting_takes_no_slot_along() -> None:
+    slots = HostSlots(1, 1)
+
+    async def use(host: str) -> str:
+        async with slots.hold(host):
+            return host
+
+    async with slots.hold("a"):
+        leaving = [asyncio.create_task(use(host)) for host in ("a", "b", "a", "b")]
+        staying = [asyncio.create_task(use(host)) for host in ("a", "b")]
+        await asyncio.sleep(0)
+        for task in leaving:
+            task.cancel()
+        await asyncio.wait(leaving)
+    assert await asyncio.gather(*staying) == ["a", "b"]
+    assert await use("c") == "c"
+
+
+async def test_a_slot_that_comes_to_one_who_just_gave_up_goes_on_to_the_next() -> None:
+    slots = HostSlots(2, 1)
+    slot = slots.hold("a")
+    await slot.__aenter__()
+
+    async def use() -> bool:
+        async with slots.hold("a"):
+            return True
+
+    leaving, staying = asyncio.create_task(use()), asyncio.create_task(use())
+    await asyncio.sleep(0)
+    await slot.__aexit__(None, None, None)
+    leaving.cancel()
+    assert await staying

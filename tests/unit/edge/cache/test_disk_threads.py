@@ -6,7 +6,7 @@ from functools import partial
 
 import pytest
 
-from edge.cache.disk_threads import DiskThreads
+from edge.cache.disk_threads import TOGETHER, DiskThreads
 
 
 @pytest.fixture
@@ -104,3 +104,22 @@ async def test_closing_finishes_what_runs_and_gives_up_what_waits():
     assert await running == "whole"
     assert waiting.cancelled()
     assert threads.run(fail).cancelled()
+
+
+async def test_what_is_not_urgent_is_done_all_the_same(threads):
+    async with asyncio.timeout(30):
+        assert await threads.run(lambda: "done", is_urgent=False) == "done"
+
+
+async def test_enough_of_what_is_not_urgent_wakes_a_thread(threads, monkeypatch):
+    monkeypatch.setattr("edge.cache.disk_threads.PATIENCE_SECONDS", 3600.0)
+    first = [threads.run(partial(int, number), is_urgent=False) for number in range(TOGETHER - 1)]
+    assert await threads.run(partial(int, 99), is_urgent=False) == 99
+    assert await asyncio.gather(*first) == list(range(TOGETHER - 1)), "in the order they came"
+
+
+async def test_what_is_urgent_takes_along_what_is_not(threads, monkeypatch):
+    monkeypatch.setattr("edge.cache.disk_threads.PATIENCE_SECONDS", 3600.0)
+    patient = threads.run(lambda: "stored", is_urgent=False)
+    assert await threads.run(lambda: "loaded") == "loaded"
+    assert await patient == "stored"

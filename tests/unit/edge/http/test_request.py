@@ -2,7 +2,15 @@
 
 import pytest
 
-from edge.http.request import MEMO_ENTRIES_MAX, RequestError, RequestLimits, RequestReader, Version, parse_request
+from edge.http.request import (
+    MEMO_ENTRIES_MAX,
+    RequestError,
+    RequestLimits,
+    RequestReader,
+    Version,
+    _parse_request,
+    parse_request,
+)
 
 LIMITS = RequestLimits()
 HEAD = b"GET /a?b=c HTTP/1.1\r\nHost: example.org:80\r\nX: \xe9 y \r\n\r\n"
@@ -133,3 +141,34 @@ def test_chunks_are_nothing_that_http_1_0_knows():
     with pytest.raises(RequestError) as refused:
         parse_request(b"POST /a HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", LIMITS)
     assert refused.value.status == 400
+
+
+@pytest.mark.parametrize("method", [b"GET", b"HEAD"])
+@pytest.mark.parametrize("version", [b"1.1", b"1.0"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"Host: e\r\n",
+        b"Host: e\r\nRange: bytes=0-1\r\nX: y\r\n",
+        b"Host: e\r\nConnection: close\r\n",
+        b"",
+        b"Host: e\r\nHost: e\r\n",
+        b" folded\r\nHost: e\r\n",
+        b"Host: e\r\nContent-Length: 1\r\n",
+        b"Host: e\r\nX: a\nb\r\n",
+        b"Host: e\r\nX\x00: a\r\n",
+        b"Host: e\r\n" + b"A: b\r\n" * 101,
+    ],
+)
+def test_fields_seen_before_mean_the_same_with_another_target(method, version, fields):
+    """What is kept of one request must not change what another one is."""
+    for target in (b"/", b"/a/b", b"http://e:80/a", b"/a/b"):
+        head = method + b" " + target + b" HTTP/" + version + b"\r\n" + fields + b"\r\n"
+        assert _read(parse_request, head) == _read(_parse_request, head)
+
+
+def _read(parse, head):
+    try:
+        return parse(head, LIMITS)
+    except RequestError as error:
+        return error.status, str(error)
