@@ -1,7 +1,7 @@
 """Which policy of eviction gets most requests, and most bytes, from the cache: traces replayed through each.
 
-Nothing is timed, so a busy machine does no harm. Traces: zipf with scans and new revisions mixed in, and the files that
-programs really opened (`--record` makes that trace anew), read by many nodes through one edge.
+Nothing is timed, so a busy machine does no harm. What ours was tuned on stands apart from what it was not: see
+`benchmarks.harness.traces`. `--record` makes the recorded traces anew.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import math
-import random
+import re
 import subprocess
 import sys
-from array import array
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
-from itertools import accumulate
+from multiprocessing import Pool
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,11 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.harness.machine import ROOT, machine, revision
 from benchmarks.harness.policies import IN_MEMORY, ON_DISK, Offline
 from benchmarks.harness.report import table, write
+from benchmarks.harness.traces import OTHER_PROGRAMS, PYTHON_PROGRAMS, Trace, for_tuning, from_file, held_out
 from edge.cache.disk_places import occupied
 
-PARTS: Final = (0.01, 0.1, 0.3)
-TRACE: Final = ROOT / "benchmarks" / "traces" / "programs.json.gz"
-FOOTER_BYTES: Final = 400
+PARTS: Final = (0.01, 0.05, 0.1, 0.25)
 _HOOK: Final = """
 import sys
 opened = []
@@ -53,120 +51,69 @@ _MODULES: Final = (
     "unittest.mock", "urllib.request", "uvloop", "xml.dom.minidom", "yarl", "zstandard", "multiprocessing.pool",
     "concurrent.futures", "logging.config", "lib2to3.pgen2.driver", "distutils.core", "idlelib.editor", "pydoc",
 )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class Trace:
-    """Requests, as numbers of objects, and the size of each object."""
-
-    name: str
-    keys: array[int]
-    sizes: list[int]
-
-    @property
-    def footprint(self) -> int:
-        return sum(self.sizes[key] for key in set(self.keys))
-
-
-def zipf(exponent: float, requests: int, *, scans: float, renewed: float, seed: int, objects: int = 50_000) -> Trace:
-    """Zipf over objects of log-normal size (median 4 KiB, sigma 1.8), in steps of 20,000 requests.
-
-    Args:
-        exponent: of the distribution.
-        requests: how many.
-        scans: which part of each step reads, in one go, objects that nobody asked for before or asks for again.
-        renewed: which part of the objects a new revision replaces after each step.
-        seed: for the same trace each time.
-    """
-    dice = random.Random(seed)
-    weights = list(accumulate(1 / (rank + 1) ** exponent for rank in range(objects)))
-    current = list(range(objects))
-    dice.shuffle(current)
-    sizes = [_size(dice) for _ in range(objects)]
-    keys: array[int] = array("L")
-
-    def new() -> int:
-        sizes.append(_size(dice))
-        return len(sizes) - 1
-
-    while len(keys) < requests:
-        keys.extend(
-            current[rank] for rank in dice.choices(range(objects), cum_weights=weights, k=int(20_000 * (1 - scans)))
-        )
-        keys.extend(new() for _ in range(int(20_000 * scans)))
-        for _ in range(int(objects * renewed)):
-            current[dice.randrange(objects)] = new()
-    return Trace(f"zipf {exponent}, {scans:.0%} scans, {renewed:.1%} renewed", keys, sizes)
-
-
-def _size(dice: random.Random) -> int:
-    return min(max(int(dice.lognormvariate(math.log(4096), 1.8)), 64), 24 << 20) + FOOTER_BYTES
+_OTHER_COMMANDS: Final = (
+    *(["perl", f"-M{module}", "-e", "1"] for module in (
+        "Archive::Tar", "CPAN", "Data::Dumper", "Digest::SHA", "Encode", "ExtUtils::MakeMaker", "File::Copy",
+        "Getopt::Long", "HTTP::Tiny", "IO::Socket::IP", "JSON::PP", "Math::BigFloat", "Module::CoreList", "Net::FTP",
+        "POSIX", "Pod::Man", "Pod::Usage", "Storable", "TAP::Harness", "Test::More", "Text::Balanced", "Time::Piece",
+        "Unicode::UCD", "threads",
+    )),
+    *(["sh", "-c", f"echo '{headers}' | gcc -x {language} -o /dev/null -S -"] for language, headers in (
+        ("c", "#include <stdio.h>"), ("c", "#include <pthread.h>"), ("c", "#include <sys/socket.h>"),
+        ("c", "#include <math.h>"), ("c", "#include <signal.h>"), ("c", "#include <linux/fs.h>"),
+        ("c++", "#include <vector>"), ("c++", "#include <iostream>"), ("c++", "#include <regex>"),
+        ("c++", "#include <filesystem>"), ("c++", "#include <algorithm>"), ("c++", "#include <thread>"),
+    )),
+    *(["node", "-e", f"require('{module}')"] for module in (
+        "/usr/lib/node_modules/npm/lib/npm.js", "/usr/lib/node_modules/npm/node_modules/pacote", "node:http",
+        "node:crypto", "/usr/lib/node_modules/npm/node_modules/@npmcli/arborist",
+        "/usr/lib/node_modules/npm/node_modules/tar",
+    )),
+    ["git", "log", "-1"], ["git", "status"], ["git", "grep", "-c", "edge", "--", "edge"], ["tclsh", "/dev/null"],
+)  # fmt: skip
+_OPENED: Final = re.compile(r'open(?:at)?\((?:[^,"]*, )?"(/[^"]+)", O_RDONLY[^)]*\) = \d')
 
 
 def record() -> None:
-    """Runs programs, and keeps which files each opened, in which order, and how large they are.
+    """Runs programs, and keeps which files each opened, in which order, and how large they are, but no names."""
+    _keep(PYTHON_PROGRAMS, map(_opened_by_python, _MODULES))
+    _keep(OTHER_PROGRAMS, map(_opened_by, _OTHER_COMMANDS))
 
-    Each program is this Python importing one package; paths are replaced by numbers.
-    """
+
+def _opened_by_python(module: str) -> Iterator[tuple[str, int]]:
+    command = [sys.executable, "-c", _HOOK, f"import {module}"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    for line in done.stdout.splitlines():
+        size, _, path = line.partition(" ")
+        if path.startswith("/"):
+            yield path, int(size)
+
+
+def _opened_by(command: list[str]) -> Iterator[tuple[str, int]]:
+    with tempfile.NamedTemporaryFile("r", errors="replace") as log:
+        traced = ["strace", "-f", "-qq", "-e", "trace=open,openat", "-o", log.name, *command]
+        subprocess.run(traced, capture_output=True, timeout=120, check=False, cwd=ROOT)
+        for path in dict.fromkeys(_OPENED.findall(log.read())):
+            if not path.startswith(("/proc/", "/sys/", "/dev/", "/tmp/")) and Path(path).is_file():
+                yield path, Path(path).stat().st_size
+
+
+def _keep(recording: Path, programs: Iterable[Iterable[tuple[str, int]]]) -> None:
     numbers: dict[str, int] = {}
     sizes: list[int] = []
-    programs = []
-    for module in _MODULES:
-        command = [sys.executable, "-c", _HOOK, f"import {module}"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, cwd=ROOT)
+    kept = []
+    for program in programs:
         opened = []
-        for line in done.stdout.splitlines():
-            size, _, path = line.partition(" ")
-            if path.startswith("/"):
-                if path not in numbers:
-                    numbers[path] = len(sizes)
-                    sizes.append(int(size))
-                opened.append(numbers[path])
-        programs.append(opened)
-    TRACE.parent.mkdir(exist_ok=True)
-    document = {"sizes": sizes, "programs": [opened for opened in programs if opened]}
-    TRACE.write_bytes(gzip.compress(json.dumps(document, separators=(",", ":")).encode(), mtime=0))
-    print(f"{len(document['programs'])} programs, {len(sizes)} files, {sum(sizes) / 1e6:.0f} MB")
-
-
-def recorded(requests: int, seed: int) -> Trace:
-    """The recorded programs, run by nodes that come up empty, run a few jobs each and keep what they read.
-
-    Which program a job is, is zipf 0.8; each starts with the manifest, and every 50 nodes a new revision replaces one
-    file in fifty. Objects are as large as the files compressed to a third.
-    """
-    document = json.loads(gzip.decompress(TRACE.read_bytes()))
-    dice = random.Random(seed)
-    sizes = [size // 3 + FOOTER_BYTES for size in document["sizes"]]
-    current = list(range(len(sizes)))
-    programs: list[list[int]] = document["programs"]
-    dice.shuffle(programs)
-    weights = list(accumulate(1 / (rank + 1) ** 0.8 for rank in range(len(programs))))
-    manifest = len(sizes)
-    sizes.append(1000)
-    keys: array[int] = array("L")
-    for node in range(1 << 30):
-        if node % 50 == 49:
-            for file in dice.sample(range(len(current)), len(current) // 50):
-                sizes.append(sizes[current[file]])
-                current[file] = len(sizes) - 1
-        keys.extend(_node(dice, programs, weights, current, manifest))
-        if len(keys) >= requests:
-            break
-    return Trace("recorded programs on many nodes", keys, sizes)
-
-
-def _node(
-    dice: random.Random, programs: list[list[int]], weights: list[float], current: list[int], manifest: int
-) -> Iterator[int]:
-    held: set[int] = set()
-    for _ in range(dice.randint(1, 5)):
-        yield manifest
-        for file in dice.choices(programs, cum_weights=weights)[0]:
-            key = current[file]
-            if key not in held:
-                held.add(key)
-                yield key
+        for path, size in program:
+            if path not in numbers:
+                numbers[path] = len(sizes)
+                sizes.append(size)
+            opened.append(numbers[path])
+        kept.append(opened)
+    document = {"sizes": sizes, "programs": [opened for opened in kept if opened]}
+    recording.parent.mkdir(exist_ok=True)
+    recording.write_bytes(gzip.compress(json.dumps(document, separators=(",", ":")).encode(), mtime=0))
+    print(f"{recording.name}: {len(document['programs'])} programs, {len(sizes)} files, {sum(sizes) / 1e6:.0f} MB")
 
 
 def replay(policy: Any, trace: Trace) -> tuple[float, float]:
@@ -184,24 +131,20 @@ def replay(policy: Any, trace: Trace) -> tuple[float, float]:
 def main(arguments: list[str] | None = None) -> int:
     """Runs the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--requests", type=int, default=400_000)
-    parser.add_argument("--record", action="store_true", help="make the recorded trace anew, and nothing else")
+    parser.add_argument("--requests", type=int, default=300_000)
+    parser.add_argument("--trace", type=Path, action="append", default=[], help="one of yours: name,size on each line")
+    parser.add_argument("--record", action="store_true", help="make the recorded traces anew, and nothing else")
+    parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--no-results", action="store_true")
     chosen = parser.parse_args(arguments)
     if chosen.record:
         record()
         return 0
-    traces = [
-        zipf(0.7, chosen.requests, scans=0.1, renewed=0.0, seed=1),
-        zipf(0.9, chosen.requests, scans=0.1, renewed=0.01, seed=2),
-        zipf(1.1, chosen.requests, scans=0.3, renewed=0.0, seed=3),
-        recorded(chosen.requests, seed=4),
-    ]
     document = {
         "machine": machine(),
         "revision": revision(),
         "requests": chosen.requests,
-        "traces": [_replayed(trace) for trace in traces],
+        "traces": _replayed_all(chosen),
     }
     text = _text(document)
     print(text)
@@ -211,10 +154,21 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _replayed(trace: Trace) -> dict[str, Any]:
+def _replayed_all(chosen: argparse.Namespace) -> list[dict[str, Any]]:
+    works = [("tuned on", trace) for trace in for_tuning(chosen.requests)]
+    works += [("held out", trace) for trace in held_out(chosen.requests)]
+    works += [("held out", from_file(path)) for path in chosen.trace]
+    if chosen.processes == 1:
+        return [_replayed(*work) for work in works]
+    with Pool(chosen.processes) as pool:
+        return pool.starmap(_replayed, works, chunksize=1)
+
+
+def _replayed(role: str, trace: Trace) -> dict[str, Any]:
     on_disk = replace(trace, sizes=[occupied(size) for size in trace.sizes])
     return {
         "name": trace.name,
+        "role": role,
         "requests": len(trace.keys),
         "memory": {"footprint_bytes": trace.footprint, "ratios": _ratios(trace, IN_MEMORY)},
         "disk": {"footprint_bytes": on_disk.footprint, "ratios": _ratios(on_disk, ON_DISK)},
@@ -231,17 +185,46 @@ def _text(document: dict[str, Any]) -> str:
     lines = ["# Eviction: hit ratios of replayed traces", "", f"Revision {document['revision']}.", ""]
     lines += [f"- {name.replace('_', ' ')}: {value}" for name, value in document["machine"].items()]
     lines += ["", "Percent of requests / percent of bytes that were hits, by the cache's part of the footprint."]
+    for role in ("tuned on", "held out"):
+        chosen = [trace for trace in document["traces"] if trace["role"] == role]
+        lines += ["", f"## Traces that ours was {'not ' * (role == 'held out')}tuned on: the mean of {len(chosen)}"]
+        lines += _tables(_mean(chosen))
     for trace in document["traces"]:
-        lines += ["", f"## {trace['name'].capitalize()}, {trace['requests']:,} requests"]
-        for tier, sizes in (("memory", "sizes as they are"), ("disk", "sizes in whole blocks")):
-            found = trace[tier]
-            rows = [
-                [name, *(f"{100 * objects:.1f} / {100 * part:.1f}" for objects, part in ratios)]
-                for name, ratios in found["ratios"].items()
-            ]
-            header = [f"{tier}, {sizes}, {found['footprint_bytes'] / 1e6:,.0f} MB", *(f"{part:.0%}" for part in PARTS)]
-            lines += ["", table(header, rows)]
+        lines += [
+            "",
+            f"## {trace['name'][:1].upper()}{trace['name'][1:]} ({trace['role']}), {trace['requests']:,} requests",
+        ]
+        lines += _tables(trace)
     return "\n".join([*lines, ""])
+
+
+def _tables(trace: dict[str, Any]) -> Iterator[str]:
+    for tier, sizes in (("memory", "sizes as they are"), ("disk", "sizes in whole blocks")):
+        found = trace[tier]
+        rows = [
+            [name, *(f"{100 * objects:.1f} / {100 * part:.1f}" for objects, part in ratios)]
+            for name, ratios in found["ratios"].items()
+        ]
+        header = [f"{tier}, {sizes}, {found['footprint_bytes'] / 1e6:,.0f} MB", *(f"{part:.0%}" for part in PARTS)]
+        yield from ("", table(header, rows))
+
+
+def _mean(traces: list[dict[str, Any]]) -> dict[str, Any]:
+    """One trace for many: every ratio the mean of theirs, each trace counting the same."""
+    mean: dict[str, Any] = {}
+    for tier in ("memory", "disk"):
+        tables = [trace[tier]["ratios"] for trace in traces]
+        mean[tier] = {
+            "footprint_bytes": sum(trace[tier]["footprint_bytes"] for trace in traces) / len(traces),
+            "ratios": {
+                name: [
+                    tuple(sum(ratios[name][part][which] for ratios in tables) / len(tables) for which in (0, 1))
+                    for part in range(len(PARTS))
+                ]
+                for name in tables[0]
+            },
+        }
+    return mean
 
 
 if __name__ == "__main__":

@@ -209,6 +209,34 @@ class TinyLfu:
         self.trial_used += size
 
 
+class Gdsf:
+    """GreedyDual-Size-Frequency (Cherkasova, 1998): uses by size above a level that rises with what goes."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity, self.used, self.level = capacity, 0, 0.0
+        self.entries: dict[int, tuple[float, int, int]] = {}
+        self.order: list[tuple[float, int]] = []
+
+    def access(self, key: int, size: int) -> bool:
+        _, known_size, uses = self.entries.get(key, (0.0, 0, 0))
+        if not uses:
+            if size > self.capacity:
+                return False
+            while self.used + size > self.capacity:
+                self.evict()
+            self.used += size
+        place = self.level + (uses + 1) / size
+        self.entries[key] = place, known_size or size, uses + 1
+        heapq.heappush(self.order, (place, key))
+        return uses > 0
+
+    def evict(self) -> None:
+        place, key = heapq.heappop(self.order)
+        if self.entries.get(key, (None,))[0] == place:
+            self.level = place
+            self.used -= self.entries.pop(key)[1]
+
+
 @dataclass(slots=True)
 class _Entry:
     key: str
@@ -346,6 +374,7 @@ KNOWN: dict[str, Callable[[int], object]] = {
     "SIEVE": Sieve,
     "S3-FIFO": S3Fifo,
     "W-TinyLFU": TinyLfu,
+    "GDSF": Gdsf,
 }
 IN_MEMORY: dict[str, Callable[[int], object]] = KNOWN | {"ours": OurMemory}
 ON_DISK: dict[str, Callable[[int], object]] = KNOWN | {

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from benchmarks import eviction, publish, restart
+from benchmarks import eviction, hedging, publish, relaying, restart
 from benchmarks.harness.processes import (
     CommandFailedError,
     descendants,
@@ -19,6 +19,7 @@ from benchmarks.harness.processes import (
 )
 from benchmarks.harness.publishers import PEERS, Cdn, TarZstd
 from benchmarks.harness.report import Spread, table
+from benchmarks.harness.traces import OTHER_PROGRAMS, PYTHON_PROGRAMS, Shape, from_file, nodes, zipf
 from benchmarks.harness.trees import LargeFiles, SmallFiles, size_of
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="measuring needs /proc")
@@ -179,13 +180,51 @@ def test_a_publisher_leaves_nothing_behind(tmp_path):
 
 def test_traces_are_replayed_through_every_policy_and_none_beats_the_future(monkeypatch):
     monkeypatch.setattr(eviction, "PARTS", (0.1,))
-    for trace in (eviction.zipf(0.9, 3000, scans=0.1, renewed=0.01, seed=1, objects=500), eviction.recorded(3000, 1)):
-        found = eviction._replayed(trace)
+    mixed = Shape(0.9, objects=500, scans=0.1, renewed=0.01)
+    for trace in (zipf("zipf", mixed, 3000, seed=1), nodes("nodes", PYTHON_PROGRAMS, 3000, seed=1)):
+        found = eviction._replayed("held out", trace)
         for tier in ("memory", "disk"):
             ratios = {name: each[0][0] for name, each in found[tier]["ratios"].items()}
             assert min(ratios.values()) >= 0
             assert max(ratios, key=ratios.get) == "offline, knows the future"
             assert ratios["ours"] > ratios["FIFO"]
+
+
+def test_a_trace_is_the_same_for_the_same_seed_and_has_what_its_shape_says():
+    shape = Shape(0.8, objects=1000, scans=0.25, scan_objects=5000, scan_times=2, drift=0.1, large_are_popular=True)
+    trace = zipf("mixed", shape, 40_000, seed=5)
+    again = zipf("mixed", shape, 40_000, seed=5)
+    assert (trace.keys, trace.sizes) == (again.keys, again.sizes)
+    scanned = [key for key in trace.keys if key >= 1000]
+    assert scanned == [*range(1000, 6000), *range(1000, 6000)]
+
+
+def test_halves_of_the_recorded_programs_are_other_requests():
+    one, other = (nodes("", PYTHON_PROGRAMS, 2000, 1, slice(first, None, 2)) for first in (0, 1))
+    third = nodes("", OTHER_PROGRAMS, 2000, 1)
+    assert one.keys != other.keys
+    assert max(len(one.keys), len(other.keys)) < 10_000
+    assert len(third.sizes) > len(set(third.keys)) > 100
+
+
+def test_a_trace_is_read_from_a_file(tmp_path):
+    (tmp_path / "trace.csv").write_text("a,b,10\nc,20\na,b,10\n")
+    trace = from_file(tmp_path / "trace.csv")
+    assert (list(trace.keys), trace.sizes, trace.footprint) == ([0, 1, 0], [10, 20], 30)
+
+
+def test_hedging_is_measured(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(hedging, "WARM_UP", 20)
+    monkeypatch.setattr(hedging, "STUMBLE", {"both stumble": (True, True)})
+    options = ["--requests", "40", "--rounds", "1", "--late", "0.05", "--rate", "200"]
+    assert hedging.main([*options, "--workdir", str(tmp_path), "--no-results"]) == 0
+    assert "p99.9, ms" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_relaying_is_measured(capsys):
+    assert relaying.main(["--requests", "30", "--rounds", "1", "--no-results"]) == 0
+    assert "object, not cached" in capsys.readouterr().out
 
 
 def test_a_restart_is_measured(tmp_path, capsys):
