@@ -59,7 +59,7 @@ class StoredFolder(NamedTuple):
         rows: what to stage for what was stored.
         index_rows: the same for the content index.
         found: paths of the objects that the store had before.
-        bytes_read, bytes_stored, objects_new: as in `stratum0.scan.ScanCounts`.
+        bytes_read, bytes_stored, objects_new: as in `stratum0.scan_counts.ScanCounts`.
     """
 
     seen: int

@@ -17,7 +17,8 @@ from cdn.telemetry import NullProgress, Progress
 from stratum0.jobs import WorkerSetup
 from stratum0.pipeline import Pipeline
 from stratum0.publisher import check_tag
-from stratum0.scan import Doubts, ScanCounts, Scanner
+from stratum0.scan import Doubts, Scanner
+from stratum0.scan_counts import ScanCounts
 from stratum0.sources import SourceMemory
 
 if TYPE_CHECKING:

@@ -26,6 +26,7 @@ from stratum0.changes import Change, ChangeKind, ChangeSink, is_at_or_below, par
 from stratum0.content import StoredContent
 from stratum0.jobs import FileChanged
 from stratum0.new_folder import NewFolder, StoredFolder, listed
+from stratum0.scan_counts import STAGED_CHANGES_MAX, ScanCounts
 from stratum0.source_entries import SourceEntries, says_the_same
 from stratum0.sources import (
     Records,
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from stratum0.pipeline import Pipeline
     from stratum0.staging import Row
 
-STAGED_CHANGES_MAX: Final = 2_000
 ATTEMPTS_MAX: Final = 5
 DOUBTS_MAX: Final = 200_000
 """More doubted paths than this and the whole memory is doubted instead of holding them."""
@@ -58,20 +58,6 @@ _NOT_ALWAYS_TAKEN: Final = _ALWAYS_LEFT_OUT | _MARKERS
 _NANO: Final = 1_000_000_000
 
 Warn = Callable[[str], None]
-
-
-@dataclass(slots=True)
-class ScanCounts:
-    """What a scan saw; sizes are bytes."""
-
-    folders: int = 0
-    files: int = 0
-    files_read: int = 0
-    bytes_read: int = 0
-    bytes_stored: int = 0
-    objects_new: int = 0
-    put: int = 0
-    removed: int = 0
 
 
 @dataclass(frozen=True, slots=True)

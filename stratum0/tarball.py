@@ -25,7 +25,7 @@ from stratum0.changes import Change, ChangeKind, name_of, parent_of
 from stratum0.content import StoredContent
 from stratum0.editing import objects_of
 from stratum0.overlay import BASE_GROUPS
-from stratum0.scan import STAGED_CHANGES_MAX, ScanCounts
+from stratum0.scan_counts import STAGED_CHANGES_MAX, ScanCounts
 
 if TYPE_CHECKING:
     from stratum0.pipeline import Pipeline

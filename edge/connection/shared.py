@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import Final, Protocol
 
 from cdn.clock import Clock
 from edge.cache.descriptors import DescriptorShares, descriptors_max
@@ -17,10 +18,6 @@ from edge.http.request import Request, RequestLimits
 from edge.settings.limits import LimitSettings
 from edge.watching.access_log import AccessLog
 from edge.watching.statistics import Statistics
-
-if TYPE_CHECKING:
-    from edge.connection.client_stream import ClientStream
-    from edge.connection.protocol import Connection
 
 UNSENT_BYTES_MAX: Final = 256 << 20
 _AMPLE: Final = DescriptorShares(1 << 16, 1 << 16)
@@ -46,6 +43,31 @@ class Service(Protocol):
         ...
 
 
+class Reader(Hashable, Protocol):
+    """Somebody who takes answers, fast or slowly."""
+
+    def abort(self) -> None:
+        """Ends the connection so that the client cannot take what it has for the whole."""
+        ...
+
+
+class OpenConnection(Reader, Protocol):
+    """One connection, seen from what all have in common."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way."""
+        ...
+
+    def check(self, now: float) -> None:
+        """Ends it if its client is too slow."""
+        ...
+
+    def close(self) -> None:
+        """Ends it once what was written is sent."""
+        ...
+
+
 @dataclass(slots=True)
 class Shared:
     """What all connections of an edge have in common."""
@@ -58,12 +80,12 @@ class Shared:
     clock: Clock
     edge_name: str
     memo: dict[bytes, Request] = field(default_factory=dict)
-    connections: set[Connection] = field(default_factory=set)
+    connections: set[OpenConnection] = field(default_factory=set)
     is_draining: bool = False
     is_over: bool = False
     """Whether nobody looks after connections any more."""
     clients: ClientLimits = field(default_factory=ClientLimits)
-    slow_readers: SlowReaders[ClientStream] = field(default_factory=lambda: SlowReaders(UNSENT_BYTES_MAX))
+    slow_readers: SlowReaders[Reader] = field(default_factory=lambda: SlowReaders(UNSENT_BYTES_MAX))
     second_sockets: int = 0
     """How many connections have a second descriptor, to send files."""
     descriptors: DescriptorShares = _AMPLE

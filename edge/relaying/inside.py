@@ -18,7 +18,7 @@ from cdn.errors import UsageError
 from edge.cache.disk_cache import OpenFile
 from edge.connection.exchange import Channel, Exchange
 from edge.connection.protocol import Connection
-from edge.connection.shared import Service, Shared
+from edge.connection.shared import OpenConnection, Service, Shared
 from edge.fetch.collapsing import Flights
 from edge.fetch.supplies import Supplies
 from edge.http.answering import Answer
@@ -43,7 +43,7 @@ class InsideListener:
         self._server: asyncio.Server | None = None
 
     @property
-    def connections(self) -> set[Connection]:
+    def connections(self) -> set[OpenConnection]:
         """Those that are open."""
         return self._shared.connections
 

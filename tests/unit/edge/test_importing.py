@@ -23,7 +23,7 @@ def test_what_serves_imports_nothing_heavy(module):
 
 def test_a_supervisor_does_not_import_what_its_workers_serve_with():
     loaded = modules_after("edge.running", "edge.workers.supervisor")
-    assert not (HEAVY | {"edge.server", "edge.service", "edge.connection.protocol"}) & loaded
+    assert not (HEAVY | {"edge.server", "edge.serving.service", "edge.connection.protocol"}) & loaded
 
 
 def test_the_rest_are_modules_that_serving_did_not_import():
