@@ -4,18 +4,30 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from cdn.daemon import HttpListener, operator_application
 from cdn.errors import UsageError
-from replica.metrics import render_metrics, status_document
+from replica.metrics import Statistics, render_metrics, status_document
+from replica.schedule import Job
 
-if TYPE_CHECKING:
-    from replica.running import ReplicaDaemon
+
+class Watched(Protocol):
+    """What operators are told about."""
+
+    @property
+    def jobs(self) -> list[Job]:
+        """Every replica's job."""
+        ...
+
+    @property
+    def statistics(self) -> Statistics:
+        """What happened to all replicas."""
+        ...
 
 
 @asynccontextmanager
-async def serving(daemon: ReplicaDaemon, listen: str | None) -> AsyncIterator[str | None]:
+async def serving(daemon: Watched, listen: str | None) -> AsyncIterator[str | None]:
     """Answers ``/metrics``, ``/status``, ``/healthz`` and ``/readyz`` while the block runs.
 
     Args:
