@@ -42,6 +42,11 @@ class Process:
         assert found, "".join(self._lines)
         return found[1] if found.groups() else found[0]
 
+    def count(self, text: str) -> int:
+        """How often something was said so far."""
+        with self._grew:
+            return "".join(self._lines).count(text)
+
     def end(self, number: int = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(timeout=30)
