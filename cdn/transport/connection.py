@@ -20,10 +20,12 @@ class Connection(asyncio.Protocol):
     Args:
         host: which one.
         pool: told when it is lost.
+        address: of the host, to which it goes.
     """
 
-    def __init__(self, host: Host, pool: Pool) -> None:
+    def __init__(self, host: Host, pool: Pool, address: str = "") -> None:
         self.host = host
+        self.address = address
         self._pool = pool
         self.transport: asyncio.Transport | None = None
         self.reader: AnswerReader | None = None

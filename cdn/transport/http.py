@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 from urllib.parse import urlsplit
 
 import cdn
@@ -46,6 +46,7 @@ DRAINED_BYTES_MAX: Final = 16 << 10
 DRAIN_SECONDS: Final = 0.5
 NEXT_ADDRESS_SECONDS: Final = 0.25
 """How long one address may take to connect before the next one is tried beside it."""
+_HOSTS_MAX: Final = 4096
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"})
 """Methods that do no more when they are done twice (RFC 9110 §9.2.2)."""
 
@@ -59,6 +60,15 @@ class Resolver(Protocol):
         Raises:
             OSError: there are none.
         """
+        ...
+
+
+@runtime_checkable
+class FollowingResolver(Resolver, Protocol):
+    """A resolver that knows more than it is asked for, and follows hosts to other addresses."""
+
+    def is_current(self, host: str, address: str) -> bool:
+        """Whether an address is still one of a host; looks again behind when that has not been done for long."""
         ...
 
 
@@ -118,6 +128,8 @@ class HttpFetcher:
         self._slots = slots or HostSlots(self._settings.connections_max, self._settings.connections_per_host)
         self._sessions: dict[bool, aiohttp.ClientSession] = {}
         """By whether their requests may be repeated."""
+        self._hosts: dict[str, str] = {}
+        """By the addresses that were found for them."""
         self._is_closed = False
 
     @asynccontextmanager
@@ -181,13 +193,13 @@ class HttpFetcher:
         connector = aiohttp.TCPConnector(
             limit=0,  # `HostSlots` limits
             **(keeping if keeps_connections else {"force_close": True}),
-            resolver=_adapted(self._resolver) if self._resolver else None,
+            resolver=_adapted(self._resolve) if self._resolver else None,
             use_dns_cache=self._resolver is None,
             happy_eyeballs_delay=NEXT_ADDRESS_SECONDS,  # RFC 8305: one dead address, or family, costs only this
             interleave=1,
         )
-        loop = asyncio.get_running_loop()
-        connector._factory = functools.partial(_cutting_protocol(), loop=loop)  # noqa: SLF001 -- there is no other way
+        loop, make = asyncio.get_running_loop(), _cutting_protocol()
+        connector._factory = functools.partial(make, loop, self._is_current)  # noqa: SLF001 -- there is no other way
         return aiohttp.ClientSession(
             connector=connector,
             timeout=aiohttp.ClientTimeout(
@@ -208,6 +220,24 @@ class HttpFetcher:
             max_field_size=settings.header_bytes_max,
             max_headers=settings.header_fields_max,
         )
+
+    def _is_current(self, address: str) -> bool:
+        """Whether a connection to an address can be kept: the host that it was found for still has it."""
+        host = self._hosts.get(address)
+        return (
+            host is None
+            or not isinstance(self._resolver, FollowingResolver)
+            or self._resolver.is_current(host, address)
+        )
+
+    async def _resolve(self, host: str, port: int) -> Sequence[str]:
+        """Finds addresses, and remembers for which host."""
+        assert self._resolver is not None
+        addresses = await self._resolver(host, port)
+        if len(self._hosts) > _HOSTS_MAX:
+            self._hosts.clear()
+        self._hosts |= dict.fromkeys(addresses, host)
+        return addresses
 
 
 class HttpResponse:
@@ -319,12 +349,22 @@ def _interim_aware() -> type[aiohttp.ClientResponse]:
 
 
 @functools.cache
-def _cutting_protocol() -> type[ResponseHandler]:
+def _cutting_protocol() -> Callable[[asyncio.AbstractEventLoop, Callable[[str], bool]], ResponseHandler]:
     """The library's class of connections, taught to let go of what comes after an answer."""
     from aiohttp.client_proto import ResponseHandler
 
     class Cutting(ResponseHandler):
         _end = AnswerEnd()
+
+        def __init__(self, loop: asyncio.AbstractEventLoop, is_current: Callable[[str], bool]) -> None:
+            super().__init__(loop)
+            self._is_current = is_current
+
+        @property
+        def should_close(self) -> bool:
+            """Asked when a connection comes back: one to where its host is no more is not kept."""
+            peer = self.transport.get_extra_info("peername") if self.transport is not None else None
+            return super().should_close or (isinstance(peer, tuple) and not self._is_current(peer[0]))
 
         def set_response_params(self, **settings: Any) -> None:
             super().set_response_params(**settings)

@@ -25,6 +25,7 @@ from cdn.transport.http import (
     DRAIN_SECONDS,
     DRAINED_BYTES_MAX,
     NEXT_ADDRESS_SECONDS,
+    FollowingResolver,
     HttpFetcher,
     HttpSettings,
     Resolver,
@@ -56,6 +57,7 @@ class LeanHttpFetcher:
         self.in_use: set[Connection] = set()
         self.is_closed = False
         self._resolver = resolver
+        self._following = resolver if isinstance(resolver, FollowingResolver) else None
         self._general: HttpFetcher | None = None
         self.plain = PlainRequests({"User-Agent": self.settings.user_agent, "Accept": "*/*", **self.settings.headers})
 
@@ -80,6 +82,14 @@ class LeanHttpFetcher:
         if self._general is None:
             self._general = HttpFetcher(self.settings, resolver=self._resolver, slots=self.slots)
         return self._general
+
+    def kept(self, host: Host) -> Connection | None:
+        """A connection that waits for a request, to where the host still is."""
+        while (connection := self.pool.take(host)) is not None:
+            if self._following is None or self._following.is_current(host.name, connection.address):
+                return connection
+            connection.close()
+        return None
 
     async def connect(self, host: Host, url: str, proxy: str | None) -> Connection:
         """A new connection to a host.
@@ -111,7 +121,8 @@ class LeanHttpFetcher:
         sock = await start_connection(infos, happy_eyeballs_delay=NEXT_ADDRESS_SECONDS, interleave=1, loop=loop)
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            _, connection = await loop.create_connection(lambda: Connection(host, self.pool), sock=sock)
+            address = str(sock.getpeername()[0])
+            _, connection = await loop.create_connection(lambda: Connection(host, self.pool, address), sock=sock)
         except BaseException:
             sock.close()
             raise
@@ -172,7 +183,7 @@ class _Exchange:
             head = fetcher.plain.head_of(self._request)
         except ValueError as error:
             raise UnreachableError(url, str(error)) from None
-        kept = fetcher.pool.take(self._host)
+        kept = fetcher.kept(self._host)
         if kept is not None and await self._is_answered(kept, head, is_kept=True):
             return
         await self._is_answered(await fetcher.connect(self._host, url, self._request.proxy), head, is_kept=False)

@@ -106,6 +106,19 @@ class CachingResolver:
             event("transport.resolver.stale", level="warning", host=host, reason=str(error) or "no answer in time")
             return entry.found.addresses
 
+    def is_current(self, host: str, address: str) -> bool:
+        """Whether the last answer about a host has an address; when its time has passed, a new one is asked for behind.
+
+        Whoever keeps connections finds out so where a host is now, since it never needs to ask for its addresses.
+        """
+        entry, now = self._known.get(host), self._clock.monotonic()
+        if entry is None:
+            return True
+        if now >= entry.ask_again_at:
+            entry.ask_again_at = now + self._settings.retry_seconds
+            _ = self._ask(host)
+        return address in entry.found.addresses
+
     async def close(self) -> None:
         """Asks nobody any more."""
         asking = list(self._asking.values())

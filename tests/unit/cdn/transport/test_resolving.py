@@ -1,14 +1,16 @@
 """Addresses that change, name servers that fail, and answers that are none."""
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 import pytest
 
 from cdn.clock import ManualClock
 from cdn.transport.base import Request
 from cdn.transport.http import HttpFetcher
+from cdn.transport.lean_http import LeanHttpFetcher
 from cdn.transport.resolving import CachingResolver, ResolvingSettings
+from tests.fakes.edge import until
 from tests.fakes.name_server import running_name_server
 from tests.fakes.origin import Reply, running_origin
 
@@ -140,3 +142,54 @@ async def test_a_fetcher_follows_a_server_to_its_new_address():
         async with fetcher.send(Request(f"http://{HOST}:{port}/x")) as response:  # the next address is tried
             assert response.status == 200
         await fetcher.close()
+
+
+class Speaker:
+    """A server that gives each request the same word and keeps connections; counts those it has had."""
+
+    def __init__(self, word: bytes) -> None:
+        self._word = word
+        self.connections = 0
+        self.open = 0
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.open += 1
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            while await reader.readuntil(b"\r\n\r\n"):
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(self._word), self._word))
+        self.open -= 1
+        writer.close()
+
+
+@pytest.mark.parametrize("make", [HttpFetcher, LeanHttpFetcher], ids=["general", "lean"])
+async def test_kept_connections_follow_their_host_to_another_address(make):
+    old, new = Speaker(b"old"), Speaker(b"new")
+    async with AsyncExitStack() as stack:
+        resolver, server, clock = await stack.enter_async_context(resolving())
+        first = await stack.enter_async_context(await asyncio.start_server(old.serve, "127.0.0.1", 0))
+        port = first.sockets[0].getsockname()[1]
+        await stack.enter_async_context(await asyncio.start_server(new.serve, "127.0.0.2", port))
+        fetcher = make(resolver=resolver)
+        stack.push_async_callback(fetcher.close)
+
+        async def get() -> bytes:
+            async with fetcher.send(Request(f"http://{HOST}:{port}/x")) as response:
+                return b"".join([piece async for piece in response.chunks()])
+
+        for _ in range(3):  # the same answer of DNS again and again
+            assert [await get() for _ in range(2)] == [b"old"] * 2
+            clock.advance(20)
+            await until(lambda: not resolver._asking)
+        assert old.connections == 1
+        server.addresses[HOST] = ["127.0.0.2"]
+        clock.advance(20)
+        for _ in range(2):  # it takes a request to find out that it is time to look again, and one may be under way
+            await get()
+            await until(lambda: not resolver._asking)
+        assert [await get() for _ in range(3)] == [b"new"] * 3
+        await until(lambda: old.open == 0)
+        server.is_mute = True
+        clock.advance(60)
+        assert [await get() for _ in range(3)] == [b"new"] * 3
+        assert (old.connections, new.connections) == (1, 1)
