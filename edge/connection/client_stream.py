@@ -83,6 +83,11 @@ class ClientStream(asyncio.Protocol):
             if self._is_closing:
                 raise ClientGone
 
+    @property
+    def piece_bytes(self) -> int:
+        """How much of a large body the client gets at once."""
+        return self._shared.piece_bytes
+
     @contextmanager
     def streaming(self) -> Iterator[None]:
         """While it lasts, `write` waits until the kernel has taken everything, and the kernel keeps little of it."""

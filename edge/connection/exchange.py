@@ -48,6 +48,11 @@ class Channel(Protocol):
         """
         ...
 
+    @property
+    def piece_bytes(self) -> int:
+        """How much of a large body the client gets at once."""
+        ...
+
     def streaming(self) -> AbstractContextManager[None]:
         """While it lasts, `write` waits until everything was taken."""
         ...
@@ -164,6 +169,11 @@ class Exchange:
             raise
         if answer.size is not None and self.sent != answer.size:
             self.abort()
+
+    @property
+    def piece_bytes(self) -> int:
+        """How much of a large body the client gets at once."""
+        return self._connection.piece_bytes
 
     @property
     def can_send_files(self) -> bool:

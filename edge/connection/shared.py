@@ -13,7 +13,7 @@ from edge.cache.disk_cache import OpenFile
 from edge.connection.client_limits import ClientLimits, JointLimits
 from edge.connection.client_table import ClientTable
 from edge.connection.exchange import Exchange
-from edge.connection.slow_readers import SlowReaders
+from edge.connection.slow_readers import SlowReaders, fair_piece_bytes
 from edge.http.request import Request, RequestLimits
 from edge.settings.limits import LimitSettings
 from edge.watching.access_log import AccessLog
@@ -125,6 +125,11 @@ class Shared:
     def is_full(self) -> bool:
         """Whether there are as many connections as there may be."""
         return len(self.connections) >= self.descriptors.connections
+
+    @property
+    def piece_bytes(self) -> int:
+        """How much of a large body a client gets at once."""
+        return fair_piece_bytes(self.slow_readers.bytes_max, len(self.connections))
 
     @property
     def has_descriptors(self) -> bool:

@@ -7,7 +7,10 @@ large object, could hold any number of bytes; the limit here holds whatever they
 from __future__ import annotations
 
 from collections.abc import Hashable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
+
+PIECE_BYTES_MIN: Final = 16 << 10
+PIECE_BYTES_MAX: Final = 256 << 10
 
 Reader = TypeVar("Reader", bound=Hashable)
 
@@ -45,3 +48,13 @@ class SlowReaders(Generic[Reader]):
             self.forget(reader)
             cut.append(reader)
         return cut
+
+
+def fair_piece_bytes(bytes_max: int, readers: int) -> int:
+    """How much of a large body one reader gets at once, so that all who take what they get stay within half the limit.
+
+    Args:
+        bytes_max: how much may wait for all.
+        readers: how many there are.
+    """
+    return min(PIECE_BYTES_MAX, max(PIECE_BYTES_MIN, bytes_max // (2 * max(1, readers))))

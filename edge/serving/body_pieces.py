@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
-from typing import Final
+from collections.abc import AsyncGenerator, Callable
 
 from cdn.hashing import Hasher
 from edge.cache.disk_cache import DamagedFileError, DiskCache, OpenFile
 from edge.fetch.arriving_body import ArrivingBody
 from edge.http.answering import Answer
-
-_READ_BYTES: Final = 256 << 10
 
 
 async def arriving_pieces(body: ArrivingBody, answer: Answer) -> AsyncGenerator[bytes, None]:
@@ -29,32 +26,42 @@ async def arriving_pieces(body: ArrivingBody, answer: Answer) -> AsyncGenerator[
                 yield piece
 
 
-async def file_pieces(file: OpenFile, answer: Answer, disk: DiskCache) -> AsyncGenerator[bytes, None]:
+async def file_pieces(
+    file: OpenFile, answer: Answer, disk: DiskCache, piece_bytes: Callable[[], int]
+) -> AsyncGenerator[bytes, None]:
     """What an answer has of a body on disk; the last bytes wait until those before are known to be right.
+
+    Args:
+        file: the body.
+        answer: what is wanted of it.
+        disk: where it lies.
+        piece_bytes: how much is given at once just now.
 
     Raises:
         DamagedFileError: the disk changed it after it was verified.
     """
     if not answer.parts:
         async for piece in _range_pieces(
-            file, answer.start, file.facts.size if answer.stop is None else answer.stop, disk
+            file, answer.start, file.facts.size if answer.stop is None else answer.stop, disk, piece_bytes
         ):
             yield piece
     for part in answer.parts:
         if isinstance(part, bytes):
             yield part
             continue
-        async for piece in _range_pieces(file, part.start, part.stop, disk):
+        async for piece in _range_pieces(file, part.start, part.stop, disk, piece_bytes):
             yield piece
 
 
-async def _range_pieces(file: OpenFile, start: int, stop: int, disk: DiskCache) -> AsyncGenerator[bytes, None]:
+async def _range_pieces(
+    file: OpenFile, start: int, stop: int, disk: DiskCache, piece_bytes: Callable[[], int]
+) -> AsyncGenerator[bytes, None]:
     """A whole body is hashed on the way; of a part it only counts that nobody wrote to the file."""
     is_whole = file.digest is not None and (start, stop) == (0, file.facts.size)
     hasher = Hasher(file.digest.algorithm) if is_whole and file.digest is not None else None
     position = start
     while position < stop:
-        piece = await asyncio.to_thread(_read, file, position, min(_READ_BYTES, stop - position), hasher)
+        piece = await asyncio.to_thread(_read, file, position, min(piece_bytes(), stop - position), hasher)
         position += len(piece)
         if position >= stop or not piece:
             await _check_end(file, disk, is_right=bool(piece) and (hasher is None or hasher.digest() == file.digest))

@@ -11,6 +11,7 @@ from typing import ClassVar, Final
 from cdn.telemetry import event
 from edge.cache.disk_cache import OpenFile
 from edge.connection.exchange import Exchange
+from edge.connection.slow_readers import PIECE_BYTES_MAX
 from edge.http.answering import Answer
 from edge.http.headers import Headers
 from edge.http.ranges import Segment
@@ -60,6 +61,7 @@ class _NoChannel:
         return nullcontext()
 
     can_send_files = True
+    piece_bytes = PIECE_BYTES_MAX
 
     async def send_file(self, segments: Sequence[Segment], file: OpenFile) -> int:
         return 0

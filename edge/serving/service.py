@@ -351,7 +351,7 @@ class EdgeService:
             self._count(exchange, stored.content, result)
             await exchange.send_file(answer, stored.file)
             return
-        async with aclosing(file_pieces(stored.file, answer, self._with.disk)) as pieces:
+        async with aclosing(file_pieces(stored.file, answer, self._with.disk, lambda: exchange.piece_bytes)) as pieces:
             await self._stream(exchange, stored.content, answer, pieces, result)
 
     async def _serve_stale(

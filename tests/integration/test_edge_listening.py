@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 import ssl
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
@@ -14,7 +14,7 @@ from edge.server import EdgeServer
 from edge.settings.limits import LimitSettings
 from edge.settings.listen import ListenSettings, TlsSettings
 from tests.fakes.certificates import client_context, write_certificate
-from tests.fakes.edge import Client, Received, edge_config, edge_world, stored_object, until
+from tests.fakes.edge import Client, Received, edge_config, edge_world, object_of, stored_object, until
 from tests.fakes.origin import Reply, running_origin
 
 
@@ -95,6 +95,35 @@ async def test_an_edge_serves_from_sockets_that_are_given_to_it(tmp_path):
     assert listener.sock.fileno() == -1
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(edge.address)
+
+
+@pytest.mark.parametrize("tls", [{"connections_max": 128, "unsent_bytes_max": 2 << 20}], indirect=True)
+async def test_a_crowd_that_takes_a_large_body_over_tls_costs_none_of_its_clients_the_connection(tls):
+    body, count = os.urandom(4 << 20), 40
+    target = object_of(body)
+    tls.origin.replies[target] = Reply(body)
+    context = client_context(tls.certificate)
+
+    async def client() -> OtherClient:
+        sock = socket.socket(socket.AF_INET6)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8192)
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, (tls.host, tls.port))
+        return OtherClient(sock=sock, ssl=context, server_hostname=tls.host)
+
+    async with AsyncExitStack() as stack:
+        async with tls.client(context) as first:
+            assert (await first.get(target)).body == body
+        clients = [await stack.enter_async_context(await client()) for _ in range(count)]
+        for each in clients:
+            await each.ask(target)
+        for each in clients:
+            assert (await each.receive_head())[0] == 200
+        await until(lambda: tls.edge.parts.shared.slow_readers.waiting_bytes)
+        tls.edge.check_connections()
+        received = await asyncio.gather(*(each.reader.readexactly(len(body)) for each in clients))
+        assert [each == body for each in received] == [True] * count
+        assert tls.edge.statistics.slow_readers_cut == 0
 
 
 async def test_a_hit_over_tls_is_one_like_any_other(tls):

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge.connection.slow_readers import SlowReaders
+from edge.connection.slow_readers import PIECE_BYTES_MAX, PIECE_BYTES_MIN, SlowReaders, fair_piece_bytes
 
 STEPS = st.lists(st.tuples(st.integers(0, 5), st.integers(0, 60)), max_size=60)
 
@@ -34,3 +34,10 @@ def test_whoever_takes_something_goes_behind_those_who_do_not():
     assert readers.excess() == ["dead"]
     readers.forget("slow")
     assert readers.waiting_bytes == 20
+
+
+@given(st.integers(1, 1 << 40), st.integers(0, 100_000))
+def test_pieces_for_all_who_read_stay_within_half_the_limit_if_it_has_room_for_the_smallest(bytes_max, readers):
+    piece = fair_piece_bytes(bytes_max, readers)
+    assert PIECE_BYTES_MIN <= piece <= PIECE_BYTES_MAX
+    assert readers * piece <= max(bytes_max // 2, readers * PIECE_BYTES_MIN)
