@@ -42,10 +42,12 @@ class DiskThreads:
 
     Args:
         threads_max: how many threads there are at most.
+        patience_seconds: how long a call waits before one more thread is woken.
     """
 
-    def __init__(self, threads_max: int = THREADS_MAX) -> None:
+    def __init__(self, threads_max: int = THREADS_MAX, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._threads_max = threads_max
+        self._patience_seconds = patience_seconds
         self._threads: list[threading.Thread] = []
         self._waiting: deque[_Call] = deque()
         self._done: deque[_Call] = deque()
@@ -76,7 +78,7 @@ class DiskThreads:
         if len(self._parked) == len(self._threads) and (is_urgent or len(self._waiting) >= TOGETHER):
             self._wake()
         elif self._look_again is None:
-            self._look_again = loop.call_later(PATIENCE_SECONDS, self._look)
+            self._look_again = loop.call_later(self._patience_seconds, self._look)
         return future
 
     async def close(self) -> None:
@@ -112,9 +114,9 @@ class DiskThreads:
         """Wakes one more thread if those that are awake are not enough."""
         self._look_again = None
         with suppress(IndexError):
-            if time.monotonic() - self._waiting[0].came_at >= PATIENCE_SECONDS:
+            if time.monotonic() - self._waiting[0].came_at >= self._patience_seconds:
                 self._wake()
-            self._look_again = asyncio.get_running_loop().call_later(PATIENCE_SECONDS, self._look)
+            self._look_again = asyncio.get_running_loop().call_later(self._patience_seconds, self._look)
 
     def _deliver(self) -> None:
         self._is_told = False

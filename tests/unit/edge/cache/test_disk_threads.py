@@ -27,8 +27,10 @@ async def test_results_and_errors_come_back(threads):
         await threads.run(fail)
 
 
-async def test_quick_calls_take_one_thread(threads):
+async def test_quick_calls_take_one_thread():
+    threads = DiskThreads(patience_seconds=3600.0)
     names = {await threads.run(lambda: threading.current_thread().name) for _ in range(50)}
+    await threads.close()
     assert len(names) == 1
 
 
