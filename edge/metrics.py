@@ -135,6 +135,8 @@ class EdgeCollector(Collector):
         limits = {"memory": gauges.memory.bytes_max, "disk": gauges.disk.bytes_max}
         yield _gauges("edge_cache_bytes_max", "Limit of a tier of the cache.", "tier", limits)
         objects = {"memory": len(gauges.memory)}
+        if (count := gauges.disk.file_count) is not None:
+            objects["disk"] = count
         yield _gauges("edge_cache_objects", "Responses in a tier of the cache.", "tier", objects)
         failures = {server: health.failures for server, health in gauges.health.servers.items()}
         yield _gauges("edge_upstream_failing", "Failures in a row of an upstream.", "server", failures)

@@ -202,6 +202,11 @@ class DiskCache:
         """How many bytes files occupy, unfinished ones included."""
         return self.room.used_bytes
 
+    @property
+    def file_count(self) -> int | None:
+        """How many responses there are; None while that is being counted."""
+        return self.room.file_count
+
     # ------------------------------------------------------------------------------------------------ reading
 
     def lacks(self, key: str) -> bool:

@@ -90,6 +90,7 @@ class DiskRoom:
         self._shard_locks = [threading.Lock() for _ in range(SHARDS)]
         self._shard_bytes = [0] * SHARDS
         self._shard_pinned_bytes = [0] * SHARDS
+        self._shard_files = [0] * SHARDS
         self._uncounted = set(shards)
         self._assumed = 0
         self._used = 0
@@ -176,6 +177,11 @@ class DiskRoom:
     def used_bytes(self) -> int:
         """How much room is taken, or may be while that is not known."""
         return self._used
+
+    @property
+    def file_count(self) -> int | None:
+        """How many files there are; None until those of an earlier run were counted."""
+        return sum(self._shard_files[shard] for shard in self.shards) if self.is_counted else None
 
     def folder(self, shard: int) -> Path:
         """Where the files of a shard are."""
@@ -309,6 +315,7 @@ class DiskRoom:
                 self._names.add(code_of(came_new))
             if went_away and self._has_names_of[shard]:
                 self._names.discard(code_of(went_away))
+            self._shard_files[shard] += bool(came_new) - bool(went_away)
             if shard in self.shards:
                 self._shard_bytes[shard] += came - went
                 self._used -= went
@@ -327,6 +334,7 @@ class DiskRoom:
                 return []
             self._note_names(shard, files)
             self._note_counted(shard, sum(file.occupied_bytes for file in files))
+            self._shard_files[shard] = len(files)
             self._shard_pinned_bytes[shard] = sum(file.occupied_bytes for file in files if file.is_pinned)
         return files
 

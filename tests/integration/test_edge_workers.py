@@ -284,6 +284,7 @@ async def test_the_limit_of_the_disk_holds_for_all_workers_together(tmp_path, or
             pass
         files = [each.stat().st_size for each in (tmp_path / "cache" / "v1").glob("*/*")]
         assert 2 << 20 < sum(map(occupied, files)) <= 4 << 20
+        assert await value(edge, r'edge_cache_objects\{tier="disk"\}') == len(files)
 
 
 async def test_a_purge_reaches_every_worker(tmp_path, origin):

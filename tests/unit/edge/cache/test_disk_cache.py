@@ -463,3 +463,21 @@ def test_of_what_another_worker_stores_it_knows_nothing(tmp_path):
     theirs = next(key for key in map(str, range(99)) if not cache.owns(key))
     assert not cache.lacks(theirs)
     cache.close()
+
+
+def test_files_are_counted_whatever_becomes_of_them_and_those_of_an_earlier_run_when_they_are_known(tmp_path):
+    cache = opened(tmp_path, bytes_max=400_000)
+    cache.count()
+    for number in range(150):
+        put(cache, f"k{number % 120}", b"x" * (number * 40))  # some replace others, some are evicted
+        if number % 7 == 0:
+            cache.forget(f"k{number}")
+        assert cache.file_count == len(files_of(cache))
+    assert 0 < cache.file_count < 110
+    cache.close()
+    again = opened(tmp_path, bytes_max=400_000)
+    assert again.file_count is None
+    put(again, "new", b"x")
+    again.count()
+    assert again.file_count == len(files_of(again))
+    again.close()
