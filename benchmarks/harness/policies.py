@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from edge.cache.disk_places import occupied
 from edge.cache.disk_room import EVICTED_PART, SAMPLE_FILES
-from edge.cache.eviction import USES_MAX, EvictionQueue, Ghosts, worth
+from edge.cache.eviction import GHOST_BYTES, USES_MAX, EvictionQueue, Ghosts, risen, worth
 from edge.cache.shards import SHARDS, code_of, file_name
 
 
@@ -252,7 +252,7 @@ class OurMemory:
     def __init__(self, capacity: int) -> None:
         self.capacity, self.used = capacity, 0
         self.entries: dict[str, _Entry] = {}
-        self.queue = EvictionQueue(self.entries, capacity // 4096, lambda _: False)
+        self.queue = EvictionQueue(self.entries, capacity // GHOST_BYTES, lambda _: False)
 
     def access(self, key: int, size: int) -> bool:
         entry = self.entries.get(str(key))
@@ -294,7 +294,7 @@ class _Part:
     def __init__(self, capacity: int, shards: range) -> None:
         self.capacity, self.used, self.turn, self.level = capacity, 0, 0, 0.0
         self.shards: list[dict[int, list]] = [{} for _ in shards]
-        self.ghosts = Ghosts(min(1 << 20, capacity // 16384))
+        self.ghosts = Ghosts(min(1 << 20, capacity // GHOST_BYTES))
 
     def access(self, shard: int, code: int, size: int) -> bool:
         files = self.shards[shard * len(self.shards) // SHARDS]
@@ -330,7 +330,7 @@ class _Part:
             wanted -= size
             lowest = lowest or (place if uses > 1 else 0.0)
             self.ghosts.note(code, uses)
-        self.level = max(self.level, lowest)
+        self.level = risen(self.level, lowest)
 
 
 class Offline:

@@ -23,7 +23,7 @@ from typing import Final, Protocol
 from cdn.errors import StorageError, StorageFullError, StorageReadOnlyError
 from edge.cache.disk_places import PINNED_MODE, ListedFile, listed_file, occupied, time_of_place
 from edge.cache.disk_trouble import DiskTrouble
-from edge.cache.eviction import Ghosts
+from edge.cache.eviction import GHOST_BYTES, Ghosts, risen
 from edge.cache.name_filter import NameFilter
 from edge.cache.shards import SHARDS, code_of, shard_of
 from edge.watching.statistics import Statistics
@@ -34,7 +34,6 @@ EVICTED_PART: Final = 16
 """Which part of what was listed goes at once, by room."""
 TOUCH_SECONDS: Final = 60.0
 """How often a file's place is written at most."""
-_GHOST_BYTES: Final = 16384
 _GHOSTS_MAX: Final = 1 << 20
 _MARKS: Final = 64
 _UNKNOWN: Final = 1 << 62
@@ -83,7 +82,7 @@ class DiskRoom:
         self._is_resident = is_resident
         self._pinned_bytes_max = int(bytes_max * pinned_share)
         self._touch_seconds = touch_seconds
-        self._ghosts = Ghosts(min(_GHOSTS_MAX, bytes_max // _GHOST_BYTES))
+        self._ghosts = Ghosts(min(_GHOSTS_MAX, bytes_max // GHOST_BYTES))
         self._level = 0.0
         self._lock = threading.Lock()
         self._evicting = threading.Lock()
@@ -401,12 +400,12 @@ class DiskRoom:
             yield file
 
     def _note_gone(self, files: list[ListedFile]) -> None:
-        """Remembers the uses of what went, and raises the level to the lowest place of what was used more than once."""
+        """Remembers the uses of what went, and raises the level towards the lowest place of those used often."""
         for file in files:
             self._ghosts.note(code_of(file.name), file.uses)
         lowest = next((file.place for file in files if file.uses > 1), 0.0)
         with self._lock, suppress(StorageError):
-            self._level = max(self._level, lowest)
+            self._level = risen(self._level, lowest)
             self._write_mark(self._mark)
 
 

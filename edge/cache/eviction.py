@@ -5,10 +5,10 @@ size. A request costs its bytes and a round trip, which counts as much as `REQUE
 worth more than large ones, and nothing large pushes out many small ones without being asked for as often. An object
 that was used only once counts for a fraction of a use, so that a scan goes as it came.
 
-An object's place is its worth above a level. What goes after more than one use raises the level to its own place; so
-what was worth much once and is used no more is overtaken in time, but by no scan, however long. A hit only counts; the
-place is found again when it is an object's turn to go. Of what is gone, the number of uses is remembered for a while,
-in fixed memory, so that it comes back as what it was. This is GreedyDual-Size-Frequency with these changes;
+An object's place is its worth above a level. What goes after more than one use raises the level towards its own place;
+so what was worth much once and is used no more is overtaken in time, but by no scan, however long. A hit only counts;
+the place is found again when it is an object's turn to go. Of what is gone, the number of uses is remembered for a
+while, in fixed memory, so that it comes back as what it was. This is GreedyDual-Size-Frequency with these changes;
 docs/decisions/0014-eviction.md has the figures.
 """
 
@@ -23,8 +23,13 @@ REQUEST_COST_BYTES: Final = 64 << 10
 """How many bytes a round trip is worth: what a link of 50 Mbit/s carries in 10 ms."""
 FIRST_USE: Final = 0.2
 """What the only use of an object counts for."""
-USES_MAX: Final = 15
+USES_MAX: Final = 63
 """Up to which number uses are counted, so that nothing stays for what it was long ago."""
+LEVEL_STEP: Final = 0.5
+"""Which part of the way to the place of what goes the level rises: see `risen`."""
+GHOST_BYTES: Final = 16 << 10
+"""For so many bytes of a cache the uses of one that is gone are remembered: with more, what is used in turns takes the
+place of its like over and over."""
 
 _KEPT: Final = 1e6
 """How far above the level what stays has its place: above all that may go."""
@@ -34,6 +39,11 @@ def worth(size: int, uses: int) -> float:
     """What an object is worth: see the module."""
     size = max(size, 1)
     return (uses if uses > 1 else FIRST_USE) * (REQUEST_COST_BYTES + size) / size
+
+
+def risen(level: float, place: float) -> float:
+    """The level after something with this place went."""
+    return level + max(0.0, place - level) * LEVEL_STEP
 
 
 class Ghosts:
@@ -164,5 +174,5 @@ class EvictionQueue(Generic[E]):
 
     def _leave(self, entry: E, place: float) -> None:
         if entry.known_uses > 1:
-            self.level = max(self.level, place)
+            self.level = risen(self.level, place)
         self._ghosts.note(hash(entry.key), entry.known_uses)

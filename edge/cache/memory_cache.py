@@ -6,13 +6,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
-from edge.cache.eviction import EvictionQueue
+from edge.cache.eviction import GHOST_BYTES, EvictionQueue
 from edge.cache.memory_entry import MemoryEntry
 from edge.cache.shards import code_of, file_name
 
 NEGATIVES_MAX: Final = 10_000
-_GHOST_BYTES: Final = 4096
-"""For so many bytes of the limit the uses of one response that is gone are remembered."""
 _NEGATIVE_PART: Final = 16
 
 
@@ -34,7 +32,7 @@ class MemoryCache:
         self._pinned_bytes = 0
         self._pinned_keys: frozenset[str] = frozenset()
         self._entries: dict[str, MemoryEntry] = {}
-        self._queue = EvictionQueue(self._entries, bytes_max // _GHOST_BYTES, self._stays)
+        self._queue = EvictionQueue(self._entries, bytes_max // GHOST_BYTES, self._stays)
         self._files: set[int] = set()
         self._negatives: OrderedDict[str, MemoryEntry] = OrderedDict()
         self._negative_bytes = 0

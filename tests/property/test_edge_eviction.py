@@ -1,10 +1,10 @@
 """What stays in the memory of an edge, against a model: limits, pins, and that nothing is lost but by eviction."""
 
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from edge.cache.eviction import USES_MAX, Ghosts, worth
+from edge.cache.eviction import USES_MAX, Ghosts, risen, worth
 from edge.cache.memory_cache import MemoryCache
 from edge.cache.memory_entry import MemoryEntry
 from edge.cache.shards import file_name
@@ -102,6 +102,12 @@ def test_worth_grows_with_use_and_shrinks_with_size():
     for use in uses:
         assert sorted((worth(size, use) for size in sizes), reverse=True) == [worth(size, use) for size in sizes]
     assert worth(0, 1) > 0
+
+
+@given(st.floats(0, 1e10), st.floats(0, 1e10))
+def test_the_level_rises_towards_a_place_above_it_and_never_falls(level, place):
+    assert level <= risen(level, place) <= max(level, place)
+    assert risen(level, place) > level or place <= level or place - level < 1e-5
 
 
 def test_ghosts_are_remembered_once_and_are_few():

@@ -6,6 +6,7 @@ import tracemalloc
 import pytest
 
 from cdn.hashing import Algorithm, digest_of
+from edge.cache.eviction import GHOST_BYTES
 from edge.cache.memory_cache import NEGATIVES_MAX, MemoryCache
 from edge.cache.memory_entry import ENTRY_OVERHEAD_BYTES, MemoryEntry
 from edge.cache.shards import file_name
@@ -195,7 +196,7 @@ def test_what_an_entry_counts_for_is_no_less_than_what_it_takes(body_bytes):
         cache.put(arrived(number, body_bytes, request))
     taken = tracemalloc.get_traced_memory()[0] - before
     tracemalloc.stop()
-    tables = (1 << 30) // 4096 * 5
+    tables = (1 << 30) // GHOST_BYTES * 5
     assert len(cache) == 2000
     assert (taken - tables) / 2000 < cache.used_bytes / 2000 < (taken - tables) / 2000 + 500
 
