@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from benchmarks import eviction, hedging, publish, relaying, restart
+from benchmarks import eviction, hedging, publish, relaying, restart, scanning
 from benchmarks.harness.processes import (
     CommandFailedError,
     descendants,
@@ -225,6 +225,13 @@ def test_hedging_is_measured(tmp_path, capsys, monkeypatch):
 def test_relaying_is_measured(capsys):
     assert relaying.main(["--requests", "30", "--rounds", "1", "--no-results"]) == 0
     assert "object, not cached" in capsys.readouterr().out
+
+
+def test_a_scan_is_measured(tmp_path, capsys):
+    options = ["--files", "80", "--often", "10", "--pause", "0", "--workdir", str(tmp_path), "--no-results"]
+    assert scanning.main(options) == 0
+    assert "the scan itself" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_restart_is_measured(tmp_path, capsys):
