@@ -20,11 +20,13 @@ ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 110
 FILES = "40"
 
-# Stands for a publisher whose disk rots between the taking of the digests and the publishing.
+# Stands for a publisher whose disk rots between the taking of the digests and the publishing. What is told after all have
+# read, other than the end, is left out: it takes as long again and would change nothing.
 SABOTAGE = """
 import sys
 from pathlib import Path
 from cdn.cli.main import main
+from cdn.demo import running, scenario
 from cdn.telemetry import install_fault_hook
 
 def rot(name):
@@ -36,6 +38,7 @@ def rot(name):
         print(f"rotten: {victim.name}", file=sys.stderr)
 
 install_fault_hook(rot)
+running.STEPS = scenario.STEPS = scenario.STEPS[:5] + scenario.STEPS[-1:]
 sys.exit(main(["demo", "--files", sys.argv[2], "--workdir", sys.argv[1]]))
 """
 
