@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 110
 FILES = "40"
 
-# Stands for a publisher whose disk rots between the taking of the digests and the publishing. What is told after all have
+# Stands for a publisher whose disk rots between the taking of the digests and the publishing. What comes after all have
 # read, other than the end, is left out: it takes as long again and would change nothing.
 SABOTAGE = """
 import sys
