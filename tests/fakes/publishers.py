@@ -41,8 +41,9 @@ def _template(now: float | None) -> tuple[tempfile.TemporaryDirectory[str], Home
 
 
 def new_publisher(folder: Path, clock: Clock | None = None, **settings: object) -> Repository:
-    """A new repository below this folder."""
-    return copied(_template(None if clock is None else clock.now())[1], folder, clock, **settings)
+    """A new repository below this folder; made when a clock that stands still says, with any other now."""
+    made_at = clock.now() if isinstance(clock, ManualClock) else None
+    return copied(_template(made_at)[1], folder, clock, **settings)
 
 
 def copied(template: Home, folder: Path, clock: Clock | None = None, **settings: object) -> Repository:
