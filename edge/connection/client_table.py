@@ -40,7 +40,7 @@ class TableShape:
     def of(cls, workers: int, connections_max: int) -> TableShape:
         """The shape for so many workers and connections in all."""
         slots = max(_SLOTS_MIN, _ROOM * connections_max)
-        return cls(workers, 1 << (slots // SLOTS - 1).bit_length())
+        return cls(workers, 1 << (-(-slots // SLOTS) - 1).bit_length())
 
     @property
     def slot_bytes(self) -> int:
