@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from functools import partial
 from typing import Final
 
 from cdn.errors import (
@@ -32,16 +31,15 @@ from cdn.hashing import Hasher
 from cdn.telemetry import event
 from cdn.transport.base import Request, Response
 from cdn.transport.download import NO_CACHE, retry_after_seconds
-from edge.cache.memory_entry import MemoryEntry
 from edge.content import ContentKind, is_judged, judged_bytes_max
 from edge.fetch.arriving_body import ArrivingBody
 from edge.fetch.collapsing import Arriving, Complete, Flight, Kept
+from edge.fetch.keeping import Keeping
 from edge.fetch.orders import FetchOrder, UpstreamsFailedError
 from edge.fetch.supplies import Supplies
 from edge.http.answering import kept_fields
-from edge.http.caching import Lifetime, StoredHead, conditional_fields, dated, is_storable, refreshed, selecting_fields
+from edge.http.caching import StoredHead, conditional_fields, dated, refreshed, selecting_fields
 from edge.http.headers import Headers
-from edge.http.variants import variant_key
 from edge.routing import Source
 from edge.upstream.asking import Asked, Asking, Attempt, Race
 from edge.upstream.siblings import SIBLING_FIELD
@@ -54,8 +52,6 @@ ERROR_BODY_BYTES_MAX: Final = 64 << 10
 _BELIEVED_BY_ALL: Final = frozenset({404, 410})
 _NEXT_MAY_KNOW_BETTER: Final = frozenset({206, 304, 404, 408, 410, 429})
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18}|\*)", re.ASCII)
-
-
 _HEDGED_KINDS: Final = frozenset({ContentKind.OBJECT, ContentKind.MANIFEST, ContentKind.WHITELIST})
 """What is small more often than not, and cheap to ask for twice."""
 
@@ -73,6 +69,7 @@ class Fetch:
         self._with = supplies
         self._order = order
         self._flight = flight
+        self._keeping = Keeping(supplies, order, flight)
         self._content = order.destination.content
         self._causes: list[Exception] = []
         self._second_best: Complete | None = None
@@ -98,7 +95,8 @@ class Fetch:
             self._give_up()
         elif self._unstored is not None:
             self._flight.is_storing = True
-            await self._store(*self._unstored)
+            checksum = "" if self._checksum is None else self._checksum.hexdigest()
+            await self._keeping.store(*self._unstored, checksum)
 
     async def _is_found(self) -> bool:
         """Asks until somebody has it; whether somebody had."""
@@ -243,12 +241,12 @@ class Fetch:
 
     def _judge_storing(self, head: StoredHead, size: int) -> None:
         self._head = head
-        self._is_shareable = self._may_share(head)
+        self._is_shareable = self._keeping.may_share(head)
         self._is_stored = self._is_shareable and size <= self._with.object_bytes_max
 
     def _show_whole(self, head: StoredHead, body: bytes) -> None:
-        entry = self._entry(head, body)
-        self._remember(entry)
+        entry = self._keeping.entry(head, body)
+        self._keeping.remember(entry, is_stored=self._is_stored)
         self._flight.publish(Complete(entry, self._is_stored, self._is_shareable))
 
     def _leave_to_store(self, body: ArrivingBody | bytes, head: StoredHead) -> None:
@@ -306,7 +304,7 @@ class Fetch:
         try:
             body.spool = await asyncio.to_thread(self._with.disk.spool)
         except StorageError as error:
-            self._note_storage(error)
+            self._keeping.note_refused(error)
             self._is_stored = False
 
     def _show_if_late(self, body: ArrivingBody) -> None:
@@ -326,7 +324,7 @@ class Fetch:
         if self._is_judged and self._with.documents is not None:
             await self._with.documents.judge(self._order, body.joined())
         body.finish()
-        if self._is_kept and self._head.selecting:
+        if self._is_stored and not self._flight.is_outdated and self._head.selecting:
             self._with.variants.note(self._order.destination.key, self._content, self._head.selecting)
         if not self._flight.is_public and body.is_whole_in_memory:
             self._show_whole(self._head, body.joined())
@@ -344,18 +342,7 @@ class Fetch:
     async def _keep(self, stored: StoredHead, confirmation: StoredHead) -> None:
         """The stored response is still current (RFC 9111 §4.3.4)."""
         head = refreshed(stored, confirmation.headers, confirmation.asked_at, confirmation.answered_at)
-        key, pinned = variant_key(self._order.destination.key, head.selecting), self._content.is_pinned
-        entry = self._with.memory.get(key)
-        if self._flight.is_outdated:
-            self._flight.publish(Kept(head))
-            return
-        if entry is not None:
-            self._with.memory.put(self._entry(head, entry.body))
-        try:
-            async with self._with.storing.hold(self._order.destination.key):
-                await asyncio.to_thread(self._with.disk.refresh, key, head, pinned=pinned)
-        except StorageError as error:
-            self._note_storage(error)
+        await self._keeping.refresh(head)
         self._flight.publish(Kept(head))
 
     async def _is_final(self, attempt: Attempt, response: Response, head: StoredHead, race: Race) -> bool:
@@ -367,9 +354,9 @@ class Fetch:
             self._with.health.note_success(source.server, self._with.clock.monotonic())
         if self._flight.is_public or source.is_sibling:  # a sibling knows less than those it would have asked
             return False
-        entry = self._entry(head, await _small_body(response))
+        entry = self._keeping.entry(head, await _small_body(response))
         is_final = status < 500 and status not in _NEXT_MAY_KNOW_BETTER
-        is_shareable = self._may_share(head)
+        is_shareable = self._keeping.may_share(head)
         answer = Complete(entry, is_stored=is_final and is_shareable, is_shareable=is_shareable)
         if is_final:
             if is_shareable and not self._flight.is_outdated:
@@ -434,7 +421,7 @@ class Fetch:
         self._stop_timer()
         self._new_hash()
 
-    # ------------------------------------------------------------------------------------------------ keeping
+    # ------------------------------------------------------------------------------------------------ digests
 
     def _new_hash(self) -> None:
         digest = self._content.digest
@@ -446,59 +433,6 @@ class Fetch:
             self._hasher.update_at_once(piece)
         elif self._is_stored and self._checksum is not None:
             self._checksum.update(piece)
-
-    def _lifetime(self, status: int) -> Lifetime:
-        return self._with.lifetimes.of(self._content.kind, status)
-
-    def _may_share(self, head: StoredHead) -> bool:
-        return (
-            self._order.may_keep
-            and (self._order.destination.is_general or "Set-Cookie" not in head.headers)
-            and is_storable("GET", self._order.request, head.status, head.headers, self._lifetime(head.status))
-        )
-
-    def _entry(self, head: StoredHead, body: bytes) -> MemoryEntry:
-        key, lifetime = variant_key(self._order.destination.key, head.selecting), self._lifetime(head.status)
-        return MemoryEntry(key, head, body, self._content, lifetime, self._with.clock.now())
-
-    def _remember(self, entry: MemoryEntry) -> None:
-        self._with.memory.forget_negative(self._order.destination.key)
-        if self._is_kept:
-            self._with.memory.put(entry)
-
-    @property
-    def _is_kept(self) -> bool:
-        return self._is_stored and not self._flight.is_outdated
-
-    async def _store(self, body: ArrivingBody | bytes, head: StoredHead) -> None:
-        """Puts a complete body on disk. Failing to is no failure of the fetch."""
-        resource, pinned = self._order.destination.key, self._content.is_pinned
-        key = variant_key(resource, head.selecting)
-        checksum = "" if self._checksum is None else self._checksum.hexdigest()
-        disk = self._with.disk
-        try:
-            async with self._with.storing.hold(resource):  # so that the answer that came last stays
-                if self._flight.is_outdated:
-                    return
-                if isinstance(body, bytes) or body.spool is None:
-                    data = body if isinstance(body, bytes) else body.joined()
-                    store = partial(disk.store, key, head, data, checksum, pinned=pinned)
-                    await self._with.threads.run(store, is_urgent=False)
-                else:
-                    await body.flush()
-                    if body.storage_error is not None:
-                        raise body.storage_error
-                    await asyncio.to_thread(disk.commit, body.spool, key, head, checksum, pinned=pinned)
-                if head.selecting:
-                    await self._with.variants.store(resource, head.selecting)
-                if self._with.root_catalogs is not None and self._with.root_catalogs.holds(key):
-                    await asyncio.to_thread(disk.pin, key)
-        except StorageError as error:
-            self._note_storage(error)
-
-    def _note_storage(self, error: StorageError) -> None:
-        self._with.statistics.storage_failures += 1
-        event("edge.cache.not_stored", level="warning", key=self._order.destination.key, reason=str(error))
 
 
 async def _small_body(response: Response) -> bytes:
