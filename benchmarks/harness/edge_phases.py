@@ -7,6 +7,7 @@ import functools
 import hashlib
 import http.client
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ CONNECTIONS: Final = 32
 """For everything but the hits, which are measured with several numbers."""
 _AMPLE: Final = Budget(memory_bytes=2 << 30, disk_bytes=8 << 30)
 _TRIES: Final = 20
+_SETTLE_SECONDS_MAX: Final = 15.0
+_IDLE_SECONDS_PER_SECOND: Final = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +151,22 @@ def _running(bench: Bench, phase: str, servers: Sequence[CacheServer]) -> Iterat
                 server.start()
                 started.append(server)
                 bench.configurations.setdefault(server.name, server.described())
+        _settle(started)
         yield started
     finally:
         for server in servers:
             server.stop()
             shutil.rmtree(server.folder, ignore_errors=True)
+
+
+def _settle(servers: Sequence[CacheServer]) -> None:
+    """Waits until none of them is busy with its own start any more."""
+    end = time.monotonic() + _SETTLE_SECONDS_MAX
+    while time.monotonic() < end:
+        before = sum(server.cpu_seconds() for server in servers)
+        time.sleep(1)
+        if sum(server.cpu_seconds() for server in servers) - before <= _IDLE_SECONDS_PER_SECOND:
+            return
 
 
 @contextmanager
