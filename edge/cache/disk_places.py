@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from edge.cache.eviction import USES_MAX, worth
 from edge.cache.shards import PINNED
@@ -26,9 +25,8 @@ def occupied(size: int) -> int:
     return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class ListedFile:
-    """A cache file as its folder shows it.
+class ListedFile(NamedTuple):
+    """A cache file as its folder shows it; a tuple, since each eviction makes some hundred of them.
 
     Args:
         name: of the file.

@@ -266,13 +266,13 @@ class DiskRoom:
 
         Where the file system refuses, files are evicted in the order they came.
         """
-        file = listed_file(name, facts)
-        if self.is_retired:
-            return False
-        if time.time() - file.changed_at < self._touch_seconds:
+        return self._touch(listed_file(name, facts))
+
+    def _touch(self, file: ListedFile) -> bool:
+        if self.is_retired or time.time() - file.changed_at < self._touch_seconds:
             return False
         with suppress(OSError):
-            self._place(self.path(name), file.occupied_bytes, file.uses + 1)
+            self._place(self.path(file.name), file.occupied_bytes, file.uses + 1)
         return True
 
     def _place(self, file: str | int, occupied_bytes: int, uses: int) -> None:
@@ -360,8 +360,11 @@ class DiskRoom:
     def _entries(self, shard: int) -> Iterator[ListedFile]:
         with os.scandir(self.folder(shard)) as entries:
             for entry in entries:
-                with suppress(FileNotFoundError):
-                    yield listed_file(entry.name, entry.stat(follow_symlinks=False))
+                try:
+                    facts = entry.stat(follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                yield listed_file(entry.name, facts)
 
     # ------------------------------------------------------------------------------------------------ evicting
 
@@ -394,8 +397,7 @@ class DiskRoom:
             if keeps_pinned and file.is_pinned:
                 continue
             if spares_resident and self._is_resident(file.name):
-                with suppress(OSError):
-                    self.touch(file.name, os.stat(self.path(file.name)))
+                self._touch(file)
                 continue
             yield file
 
