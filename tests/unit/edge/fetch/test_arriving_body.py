@@ -9,6 +9,7 @@ import pytest
 from edge.cache.disk_cache import DiskCache
 from edge.fetch.arriving_body import PIECE_BYTES_MAX, READS_MAX, TAIL_BYTES_MAX, WOKEN_MAX, ArrivingBody, NobodyWaits
 from edge.watching.statistics import Statistics
+from tests.fakes.edge import until
 
 PIECE = bytes(range(256)) * 1024
 CROWD = 400
@@ -72,7 +73,7 @@ async def test_without_a_file_the_writer_waits_for_the_slowest_reader():
 
     with body.open() as reader:
         writing = asyncio.create_task(write())
-        await asyncio.sleep(0.01)
+        await until(lambda: body.arrived > TAIL_BYTES_MAX)
         assert body.arrived <= TAIL_BYTES_MAX + len(PIECE)
         assert b"".join([piece async for piece in reader.pieces()]) == PIECE * 40
         await writing
@@ -90,7 +91,7 @@ async def test_a_client_that_has_not_begun_to_read_loses_nothing():
 
     writing = asyncio.create_task(write())
     first = asyncio.create_task(read(body))
-    await asyncio.sleep(0.01)
+    await until(lambda: body.arrived > TAIL_BYTES_MAX)
     second = asyncio.create_task(read(body))
     assert await first == await second == PIECE * 20
     await writing
