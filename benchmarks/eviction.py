@@ -15,7 +15,6 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
 from multiprocessing import Pool
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness.machine import ROOT, machine, revision
 from benchmarks.harness.policies import IN_MEMORY, ON_DISK, Offline
-from benchmarks.harness.report import table, write
+from benchmarks.harness.report import table, tell
 from benchmarks.harness.traces import OTHER_PROGRAMS, PYTHON_PROGRAMS, Trace, for_tuning, from_file, held_out
 from edge.cache.disk_places import occupied
 
@@ -146,11 +145,7 @@ def main(arguments: list[str] | None = None) -> int:
         "requests": chosen.requests,
         "traces": _replayed_all(chosen),
     }
-    text = _text(document)
-    print(text)
-    if not chosen.no_results:
-        name = f"eviction-{datetime.now(UTC):%Y-%m-%d}-{document['machine']['name']}"
-        write(ROOT / "benchmarks" / "results", name, document, text)
+    tell("eviction", document, _text(document), None if chosen.no_results else ROOT / "benchmarks" / "results")
     return 0
 
 

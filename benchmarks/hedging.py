@@ -19,14 +19,13 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness.machine import ROOT, machine, revision
-from benchmarks.harness.report import Spread, table, write
+from benchmarks.harness.report import Spread, table, tell
 from benchmarks.harness.servers import cpu_seconds, ended, free_port
 from benchmarks.harness.stumbling import Pair, objects, pair_of
 
@@ -173,11 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
     document["runs"] = {
         name: {arm: list(map(asdict, each)) for arm, each in arms.items()} for name, arms in runs.items()
     }
-    text = _text(document, runs)
-    print(text)
-    if not chosen.no_results:
-        name = f"hedging-{datetime.now(UTC):%Y-%m-%d}-{document['machine']['name']}"
-        write(ROOT / "benchmarks" / "results", name, document, text)
+    tell("hedging", document, _text(document, runs), None if chosen.no_results else ROOT / "benchmarks" / "results")
     return 0
 
 

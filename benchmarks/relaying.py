@@ -17,7 +17,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +24,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness.machine import ROOT, machine, revision
 from benchmarks.harness.processes import descendants, processor_seconds
-from benchmarks.harness.report import Spread, table, write
+from benchmarks.harness.report import Spread, table, tell
 from benchmarks.harness.servers import ended, free_port
 from benchmarks.harness.stumbling import Pair, objects, pages, pair_of
 from edge.cache.shards import Share
@@ -142,11 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
         "options": {"requests": chosen.requests, "rounds": chosen.rounds},
         "microseconds": figures,
     }
-    text = _text(document)
-    print(text)
-    if not chosen.no_results:
-        name = f"relaying-{datetime.now(UTC):%Y-%m-%d}-{document['machine']['name']}"
-        write(ROOT / "benchmarks" / "results", name, document, text)
+    tell("relaying", document, _text(document), None if chosen.no_results else ROOT / "benchmarks" / "results")
     return 0
 
 

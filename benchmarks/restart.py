@@ -18,7 +18,6 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness.machine import ROOT, file_system, machine, revision
 from benchmarks.harness.processes import processor_seconds, resident_bytes
-from benchmarks.harness.report import Spread, table, write
+from benchmarks.harness.report import Spread, table, tell
 from cdn.hashing import Algorithm, digest_of
 from edge.cache.cache_file import FileFacts
 from edge.cache.disk_cache import DiskCache
@@ -186,11 +185,7 @@ def _measure(chosen: argparse.Namespace, folder: Path) -> int:
         "count": count,
         "keeps_order": keeps_order,
     }
-    text = _text(document, figures)
-    print(text)
-    if not chosen.no_results:
-        name = f"restart-{datetime.now(UTC):%Y-%m-%d}-{document['machine']['name']}"
-        write(ROOT / "benchmarks" / "results", name, document, text)
+    tell("restart", document, _text(document, figures), None if chosen.no_results else ROOT / "benchmarks" / "results")
     return 0
 
 

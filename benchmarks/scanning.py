@@ -16,14 +16,13 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.harness.machine import ROOT, machine, revision
-from benchmarks.harness.report import table, write
+from benchmarks.harness.report import table, tell
 from benchmarks.harness.servers import ended, free_port
 from benchmarks.harness.stumbling import Pair, objects, pair_of
 from edge.cache.disk_places import BLOCK_BYTES
@@ -93,11 +92,7 @@ def main(arguments: list[str] | None = None) -> int:
         "options": {"files": chosen.files, "often": chosen.often, "pause": chosen.pause},
         "hits": found,
     }
-    text = _text(document)
-    print(text)
-    if not chosen.no_results:
-        name = f"scanning-{datetime.now(UTC):%Y-%m-%d}-{document['machine']['name']}"
-        write(ROOT / "benchmarks" / "results", name, document, text)
+    tell("scanning", document, _text(document), None if chosen.no_results else ROOT / "benchmarks" / "results")
     return 0
 
 

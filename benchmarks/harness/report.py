@@ -6,6 +6,7 @@ import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +68,10 @@ def write(folder: Path, name: str, document: dict[str, Any], text: str) -> tuple
     paths[0].write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
     paths[1].write_text(text, encoding="utf-8")
     return paths
+
+
+def tell(kind: str, document: dict[str, Any], text: str, folder: Path | None) -> None:
+    """Prints results, and writes them into a folder, if one is given, named by kind, day and machine."""
+    print(text)
+    if folder is not None:
+        write(folder, f"{kind}-{datetime.now(UTC):%Y-%m-%d}-{document['machine']['name']}", document, text)
