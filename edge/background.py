@@ -107,5 +107,5 @@ async def scrub(disk: DiskCache, shards: Iterable[int], statistics: Statistics, 
         files = disk.scrub_shard(shard, digest_of_key)
         while (size := await asyncio.to_thread(next, files, None)) is not None:
             if bytes_per_second:
-                await asyncio.sleep(size / bytes_per_second)
+                await asyncio.sleep(size / bytes_per_second)  # as slowly as wanted
     return statistics.disk_failures - before

@@ -164,7 +164,7 @@ def _settle(servers: Sequence[CacheServer]) -> None:
     end = time.monotonic() + _SETTLE_SECONDS_MAX
     while time.monotonic() < end:
         before = sum(server.cpu_seconds() for server in servers)
-        time.sleep(1)
+        time.sleep(1)  # the stretch of time that is looked at
         if sum(server.cpu_seconds() for server in servers) - before <= _IDLE_SECONDS_PER_SECOND:
             return
 

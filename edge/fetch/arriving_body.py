@@ -295,7 +295,7 @@ class BodyReader:
         while self._stop is None or self.position < self._stop:
             if turn >= _TURN_BYTES:
                 turn = 0
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # others have their turn
             piece = await self._body.piece_at(self.position, self._stop)
             if not piece:
                 return

@@ -157,7 +157,7 @@ class Drain:
     async def _close(self) -> None:
         await self._close_doors()
         for _ in range(_TURNS):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # what was accepted last becomes a connection
         if self.phase is Phase.LEAVING:
             self._step(Step.CLOSE)
 
@@ -167,12 +167,12 @@ class Drain:
 
     async def _end(self) -> None:
         self._close_idle()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # the loop tells connections that they are closed
         if self.phase is Phase.CLOSED:
             self._step(Step.FINISH)
         for connection in list(self._connections):
             connection.abort()
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # likewise
 
     def _step(self, step: Step) -> None:
         self.phase = next_phase(self.phase, step)

@@ -221,7 +221,7 @@ class Purger:
                 elif verdict is Verdict.STALE and entry is not None:
                     entry.outdate()
                     count += 1
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # clients have their turn
         return Purged(count)
 
     # ------------------------------------------------------------------------------------------------ files

@@ -144,4 +144,4 @@ class Neighbours:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # sockets are closed by the loop, a turn later

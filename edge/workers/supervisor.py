@@ -295,7 +295,7 @@ class Supervisor:
                 status=status,
                 pause_seconds=pause,
             )
-            await asyncio.sleep(pause)
+            await asyncio.sleep(pause)  # one that dies at once must not be started in a circle
             pause = min(2 * pause, PAUSE_SECONDS_MAX)
             await self._replace(index)
 
