@@ -228,6 +228,6 @@ async def _serve(sock: socket.socket, factory: Callable[[], Any], backlog: int) 
     if sock.family != socket.AF_UNIX:
         return await loop.create_server(factory, sock=own, backlog=backlog)
     keep: dict[str, Any] = {}
-    if sys.version_info >= (3, 13) and isinstance(loop, asyncio.SelectorEventLoop):
+    if sys.version_info >= (3, 13):
         keep["cleanup_socket"] = False  # a successor may be listening there
     return await loop.create_unix_server(factory, sock=own, backlog=backlog, **keep)
