@@ -113,17 +113,26 @@ class LogSettings:
 
     Args:
         access: the file, ``-`` for standard output, empty for none. SIGHUP opens it again.
-        format: ``combined``, as web servers write it with the cache's result at the end, or ``json``.
+        format: ``combined``, as web servers write it with the cache's result at the end, ``combined_id``, which has the
+            request's ID behind that, or ``json``.
         sample: which part of the requests is logged, spread evenly; errors (statuses from 400 on) always are.
         sample_errors: whether of errors only that part is logged as well.
         anonymize: whether the end of client addresses is left out: the last 8 bits of IPv4, the last 80 of IPv6.
+        request_id: whether requests have IDs, which are logged and told to upstreams, parents and siblings in
+            `X-Request-ID`: ``off``; ``create`` makes one for each; ``accept`` takes the one that a request comes with,
+            and makes one if that is missing or malformed.
     """
 
     access: str = ""
-    format: Literal["combined", "json"] = "combined"
+    format: Literal["combined", "combined_id", "json"] = "combined"
     sample: Annotated[float, Between(0.000001, 1)] = 1.0
     sample_errors: bool = False
     anonymize: bool = False
+    request_id: Literal["off", "create", "accept"] = "off"
+
+    def __post_init__(self) -> None:
+        if self.format == "combined_id" and self.request_id == "off":
+            raise ValueError('format: is combined_id, but requests have none; set request_id to "create" or "accept"')
 
 
 @dataclass(frozen=True, slots=True)

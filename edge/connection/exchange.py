@@ -114,6 +114,9 @@ class Exchange:
         self.result = "-"
         self.tally = NOBODYS
         """Where it is counted."""
+        self.request_id = ""
+        self.waited_for = ""
+        """The ID of the request whose fetch it shares."""
         self.keeps_alive = request.keeps_alive
         self._decoder = BodyDecoder(request.body_size) if request.has_body else None
 

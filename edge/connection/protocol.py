@@ -22,6 +22,7 @@ from edge.http.answering import error_answer, render_head
 from edge.http.ranges import ByteRange
 from edge.http.request import Request, RequestError, RequestReader
 from edge.http.request_body import BodyDecoder
+from edge.http.request_id import named
 from edge.watching.access_log import Access
 from edge.watching.statistics import Result
 
@@ -309,6 +310,8 @@ class Connection(ClientStream):
     async def _answer(self, request: Request) -> None:
         """Answers one request that takes time; the outermost edge of its task."""
         exchange = self._exchange(request)
+        if (request_ids := self._shared.access_log.request_ids) is not None:
+            exchange.request_id = request_ids.of(request.headers)
         try:
             await self._shared.service.serve(request, exchange)
         except ClientGone:
@@ -320,6 +323,7 @@ class Connection(ClientStream):
                 level="error",
                 target=request.target,
                 error=f"{type(error).__name__}: {error}",
+                **named(exchange.request_id),
             )
             exchange.abort()
         finally:
@@ -358,6 +362,8 @@ class Connection(ClientStream):
                 exchange.result,
                 seconds,
                 shared.clock.now(),
+                exchange.request_id,
+                exchange.waited_for,
             )
             shared.access_log.add(access)
 

@@ -19,6 +19,7 @@ from edge.content import Content
 from edge.fetch.arriving_body import ArrivingBody, NobodyWaits
 from edge.http.caching import StoredHead
 from edge.http.headers import Headers
+from edge.http.request_id import named
 
 INTERIM_MAX: Final = 16
 """How many interim answers of one fetch are passed on."""
@@ -87,6 +88,8 @@ class Flight:
         self.clients = 0
         self.body: ArrivingBody | None = None
         self.is_done = False
+        self.request_id = ""
+        """Of the request that it was begun for."""
         self.is_storing = False
         """Whether all has come, and only the disk is waited for."""
 
@@ -253,7 +256,8 @@ class Flights:
             flight.fail(FlightStopped())
             raise
         except Exception as error:  # noqa: BLE001 -- the task's outermost edge: clients get an answer in any case
-            event("edge.fetch.crashed", level="error", key=flight.key, error=f"{type(error).__name__}: {error}")
+            reason, request = f"{type(error).__name__}: {error}", named(flight.request_id)
+            event("edge.fetch.crashed", level="error", key=flight.key, error=reason, **request)
             flight.fail(error)
         finally:
             flight.is_done = True

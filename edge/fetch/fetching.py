@@ -40,6 +40,7 @@ from edge.fetch.supplies import Supplies
 from edge.http.answering import kept_fields
 from edge.http.caching import StoredHead, conditional_fields, dated, refreshed, selecting_fields
 from edge.http.headers import Headers
+from edge.http.request_id import named
 from edge.routing import Source
 from edge.upstream.asking import Asked, Asking, Attempt, Race
 from edge.upstream.siblings import SIBLING_FIELD
@@ -405,7 +406,13 @@ class Fetch:
             statistics.older_manifests += 1
         else:
             self._with.health.note_failure(server, error, self._with.clock.monotonic())
-        event("edge.upstream.failed", level="warning", url=attempt.source.url, reason=str(error))
+        event(
+            "edge.upstream.failed",
+            level="warning",
+            url=attempt.source.url,
+            reason=str(error),
+            **named(self._order.request_id),
+        )
 
     def _can_continue(self, error: CdnError) -> bool:
         """Whether another upstream may go on where this one stopped: only for bodies that prove themselves."""

@@ -27,6 +27,7 @@ class FetchOrder:
         has_stand_in: whether what is stored would serve if all upstreams fail.
         keeper: the sibling to ask first, if one keeps it.
         flight_key: under which others find this fetch; the destination's key if empty.
+        request_id: of the request that it is for, told to whoever is asked; empty if it has none.
     """
 
     destination: Destination
@@ -40,10 +41,11 @@ class FetchOrder:
     has_stand_in: bool = False
     keeper: Source | None = None
     flight_key: str = ""
+    request_id: str = ""
 
     def fields(self, edge_name: str) -> dict[str, str]:
         """The fields of a request to an upstream."""
-        return upstream_fields(self.request, self.via, edge_name)
+        return upstream_fields(self.request, self.via, edge_name, self.request_id)
 
 
 class UpstreamsFailedError(AllSourcesFailedError):

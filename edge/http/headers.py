@@ -129,7 +129,7 @@ def _places_of(names: tuple[str, ...]) -> Places:
 _kept_places: Final = lru_cache(maxsize=_SHAPES_MAX)(_places_of)
 
 
-def upstream_fields(request: Headers, via: str, edge_name: str) -> dict[str, str]:
+def upstream_fields(request: Headers, via: str, edge_name: str, request_id: str = "") -> dict[str, str]:
     """Fields as they are sent to an upstream, repeated ones as one list (RFC 9110 §5.3; for `Cookie` RFC 6265 §5.4)."""
     fields: dict[str, str] = {}
     for name in dict.fromkeys(name.lower() for name, _ in request):
@@ -138,6 +138,8 @@ def upstream_fields(request: Headers, via: str, edge_name: str) -> dict[str, str
         if value.isascii():
             fields[name] = value
     fields["Via"] = f"{via}, 1.1 {edge_name}" if via else f"1.1 {edge_name}"
+    if request_id:
+        fields["x-request-id"] = request_id  # in place of the client's, if that was there
     return fields
 
 

@@ -112,7 +112,8 @@ class Neighbours:
             UsageError: see `InsideListener.start`.
         """
         service = InsideService(shared.service, self._with, flights, self._memory.forget_own_negatives)
-        unlogged, uncounted = LogSettings(), Statistics()  # the client's worker logs and counts its connections
+        # The client's worker logs and counts its connections, and has named its requests.
+        unlogged, uncounted = LogSettings(request_id="accept" if shared.access_log.request_ids else "off"), Statistics()
         inside = Shared(
             service=service,
             limits=shared.limits,

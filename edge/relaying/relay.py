@@ -100,7 +100,7 @@ class Relay:
         """Has the owner answer; False if it leaves that to this worker, which can read the file as well."""
         is_over, asked_at = False, self._with.clock.now()
         try:
-            await connection.write(relayed_request(request, destination, exchange.client))
+            await connection.write(relayed_request(request, destination, exchange.client, exchange.request_id))
             async with _uploading(request, exchange, connection):
                 head = await _final_head(connection, exchange)
                 if head.is_on_disk and destination.content.kind is ContentKind.OBJECT:

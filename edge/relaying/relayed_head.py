@@ -11,6 +11,7 @@ from edge.http.answering import Answer
 from edge.http.caching import StoredHead
 from edge.http.headers import Headers
 from edge.http.request import Request
+from edge.http.request_id import FIELD
 from edge.routing import Destination
 from edge.watching.statistics import Result
 
@@ -33,13 +34,15 @@ _PERSONAL: Final = frozenset({ContentKind.OTHER, ContentKind.GEO})
 """Kinds of content whose servers are told who asks."""
 
 
-def relayed_request(request: Request, destination: Destination, client: str) -> bytes:
+def relayed_request(request: Request, destination: Destination, client: str, request_id: str = "") -> bytes:
     """The head of a request as the owner gets it; what a client says in a private field is not passed on."""
-    kind = destination.content.kind
-    if request.is_plain and kind not in _PERSONAL:  # always the same bytes, which the owner then knows by heart
-        return f"GET {request.target} HTTP/1.1\r\nHost: \r\n\r\n".encode("latin-1")
+    kind, named = destination.content.kind, f"{FIELD}: {request_id}\r\n" if request_id else ""
+    if request.is_plain and kind not in _PERSONAL:  # without an ID always the same, which the owner knows by heart
+        return f"GET {request.target} HTTP/1.1\r\nHost: \r\n{named}\r\n".encode("latin-1")
+    headers = request.headers.end_to_end().without("Expect", *_PRIVATE)
+    headers = headers.replaced(FIELD, request_id) if request_id else headers
     lines = [f"{request.method} {request.target} HTTP/1.1"]
-    lines.extend(f"{name}: {value}" for name, value in request.headers.end_to_end().without("Expect", *_PRIVATE))
+    lines.extend(f"{name}: {value}" for name, value in headers)
     if "Host" not in request.headers:
         lines.append("Host: ")
     if request.body_size is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from edge.connection.exchange import Exchange
 from edge.content import ContentKind
 from edge.fetch.collapsing import Flights
 from edge.fetch.orders import FetchOrder
@@ -42,20 +43,26 @@ class Ordering:
         self._flights = flights
 
     def order(
-        self, request: Request, client: str, destination: Destination, found: Found, *, is_validated: bool = False
+        self,
+        request: Request,
+        exchange: Exchange,
+        destination: Destination,
+        found: Found,
+        *,
+        is_validated: bool = False,
     ) -> FetchOrder:
         """What to fetch for a request; credentials make it this client's alone, unless the answer says otherwise.
 
         Args:
             request: the client's.
-            client: its address.
+            exchange: whose it is.
             destination: what the request is about.
             found: what is stored for it.
             is_validated: whether that may be confirmed rather than replaced.
         """
         if request.is_plain and found.stored is None and destination.content.kind is ContentKind.OBJECT:
             keeper, flight_key = self._siblings_turn(request, destination, found.flight_key)
-            return FetchOrder(destination, keeper=keeper, flight_key=flight_key)
+            return FetchOrder(destination, keeper=keeper, flight_key=flight_key, request_id=exchange.request_id)
         stored = found.fitting(request)
         validated = stored.head if is_validated and stored is not None and conditional_fields(stored.head) else None
         has_credentials = "Authorization" in request.headers
@@ -63,7 +70,7 @@ class Ordering:
         keeper, flight_key = self._siblings_turn(request, destination, found.flight_key)
         return FetchOrder(
             destination,
-            _passed_on(request, client, destination.content.kind),
+            _passed_on(request, exchange.client, destination.content.kind),
             validated,
             is_shared=not has_credentials,
             wants_fresh_copy=wants_validation(request.headers),
@@ -74,6 +81,7 @@ class Ordering:
             and may_stand_in(request.headers, stored.head, stored.lifetime, self._with.clock.now()),
             keeper=keeper,
             flight_key=flight_key,
+            request_id=exchange.request_id,
         )
 
     def _siblings_turn(self, request: Request, destination: Destination, flight_key: str) -> tuple[Source | None, str]:

@@ -103,7 +103,7 @@ class Passing:
         request_up = UpstreamRequest(
             source.url,
             request.method,
-            self._fields(request),
+            self._fields(request, exchange.request_id),
             proxy=source.proxy,
             body=upload.pieces() if request.has_body else None,
             on_interim=lambda status, fields: exchange.tell_interim(status, Headers(fields).end_to_end()),
@@ -126,13 +126,13 @@ class Passing:
             self._with.statistics.bytes_fetched += len(piece)
             yield piece
 
-    def _fields(self, request: Request) -> dict[str, str]:
+    def _fields(self, request: Request, request_id: str) -> dict[str, str]:
         headers = request.headers.end_to_end().without(*_NOT_PASSED_ON)
         hops = request.headers.get("Max-Forwards")
         if request.method == "OPTIONS" and hops is not None and hops.isascii() and hops.isdigit():
             headers = headers.replaced("Max-Forwards", str(int(hops[:9]) - 1))
         via = request.headers.joined("Via") or ""
-        return upstream_fields(headers, via if via.isascii() else "", self._with.edge_name)
+        return upstream_fields(headers, via if via.isascii() else "", self._with.edge_name, request_id)
 
     async def _invalidate(self, request: Request, destination: Destination, headers: Headers) -> None:
         """Forgets what a change has made out of date: of the URL itself, and of those that the answer names."""

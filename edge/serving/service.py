@@ -31,6 +31,7 @@ from edge.http.caching import (
     wants_validation,
 )
 from edge.http.request import READING, Request, RequestError, method_refused
+from edge.http.request_id import named
 from edge.http.target import parse_target
 from edge.relaying.relay import Relay
 from edge.relaying.relayed_head import found_on_disk
@@ -164,7 +165,8 @@ class EdgeService:
         except UpstreamsFailedError as error:
             await self._serve_failure(exchange, destination, error)
         except (CdnError, FlightStopped) as error:
-            event("edge.answer.broken", level="warning", key=destination.key, reason=str(error))
+            request_id = named(exchange.request_id)
+            event("edge.answer.broken", level="warning", key=destination.key, reason=str(error), **request_id)
             exchange.abort()
 
     def _locate(self, request: Request) -> Destination:
@@ -220,12 +222,10 @@ class EdgeService:
             return True
         if request.method == "HEAD" and stored is None:
             await self._passing.serve_head(
-                request, exchange, self._ordering.order(request, exchange.client, destination, found)
+                request, exchange, self._ordering.order(request, exchange, destination, found)
             )
             return True
-        order = self._ordering.order(
-            request, exchange.client, destination, found, is_validated=decision is not Decision.FETCH
-        )
+        order = self._ordering.order(request, exchange, destination, found, is_validated=decision is not Decision.FETCH)
         if decision is Decision.SERVE_AND_VALIDATE and stored is not None:
             if order.is_shared and self._flights.find(order.flight_key) is None:
                 self._renew_behind(order, stored, now)
@@ -248,6 +248,8 @@ class EdgeService:
         is_collapsed = flight is not None
         if flight is None:
             flight = self._start(order)
+        else:
+            exchange.waited_for = flight.request_id
         is_site = order.destination.content.kind is ContentKind.OTHER  # of others no interim answers are passed on
         with self._flights.joined(flight, exchange.tell_interim if is_site else None):
             try:
@@ -275,6 +277,7 @@ class EdgeService:
             resource=resource,
             is_miss=order.reason == "miss",
         )
+        flight.request_id = order.request_id
         if not self._share.owns(resource) and not order.destination.content.is_pinned:
             flight.is_outdated = True  # its owner is down, and alone may keep it; but time must go forward for it, too
         return flight

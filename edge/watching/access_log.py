@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -18,6 +18,7 @@ from cdn.errors import UsageError
 from cdn.telemetry import event
 from edge.config import LogSettings
 from edge.http.request import Request
+from edge.http.request_id import RequestIds
 from edge.watching.statistics import Statistics
 
 LINES_MAX: Final = 50_000
@@ -37,6 +38,8 @@ class Access:
         result: what the cache did.
         seconds: from the request to the end of the answer.
         at: when, in seconds since the epoch.
+        request_id: its ID; empty if it has none, or none was needed so far.
+        waited_for: the ID of the request whose fetch it shared.
     """
 
     client: str
@@ -46,6 +49,8 @@ class Access:
     result: str
     seconds: float
     at: float
+    request_id: str = ""
+    waited_for: str = ""
 
 
 class AccessLog:
@@ -58,7 +63,7 @@ class AccessLog:
 
     def __init__(self, settings: LogSettings, statistics: Statistics) -> None:
         self._path = settings.access
-        self._line: Callable[[Access], str] = json_line if settings.format == "json" else combined_line
+        self._line = _LINES[settings.format]
         self._sample, self._samples_errors = settings.sample, settings.sample_errors
         self._credit = 1.0
         self._anonymizes = settings.anonymize
@@ -68,6 +73,8 @@ class AccessLog:
         self._must_reopen = False
         self._task: asyncio.Task[None] | None = None
         self.is_enabled = bool(self._path)
+        self.request_ids = request_ids_of(settings)
+        """Names requests; None if they have no IDs."""
 
     def start(self) -> None:
         """Begins to write.
@@ -134,6 +141,8 @@ class AccessLog:
     def _write(self, accesses: list[Access]) -> None:
         if self._anonymizes:
             accesses = [replace(access, client=anonymous(access.client)) for access in accesses]
+        if self.request_ids is not None:
+            accesses = [_identified(access, self.request_ids) for access in accesses]
         data = "".join(self._line(access) + "\n" for access in accesses).encode("utf-8", "replace")
         try:
             if self._must_reopen:
@@ -151,6 +160,18 @@ class AccessLog:
         if self._path == "-":
             return sys.stdout.fileno()
         return os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
+
+
+def request_ids_of(settings: LogSettings) -> RequestIds | None:
+    """Names requests as an edge is told."""
+    return None if settings.request_id == "off" else RequestIds(os.urandom, accepts=settings.request_id == "accept")
+
+
+def _identified(access: Access, request_ids: RequestIds) -> Access:
+    """The same with an ID: what was answered at once from memory was told to nobody, and so got none before."""
+    if access.request_id or access.request is None:
+        return access
+    return replace(access, request_id=request_ids.of(access.request.headers))
 
 
 @lru_cache(maxsize=4096)
@@ -181,22 +202,37 @@ def combined_line(access: Access) -> str:
     )
 
 
+def combined_id_line(access: Access) -> str:
+    """The same with the request's ID at the end."""
+    return f"{combined_line(access)} {access.request_id or '-'}"
+
+
 def json_line(access: Access) -> str:
     """One JSON object."""
     request = access.request
-    return json.dumps(
-        {
-            "at": round(access.at, 6),
-            "client": access.client,
-            "method": request.method if request else None,
-            "target": request.target if request else None,
-            "agent": request.headers.get("User-Agent") if request else None,
-            "status": access.status,
-            "size": access.size,
-            "result": access.result,
-            "seconds": round(access.seconds, 6),
-        }
-    )
+    fields = {
+        "at": round(access.at, 6),
+        "client": access.client,
+        "method": request.method if request else None,
+        "target": request.target if request else None,
+        "agent": request.headers.get("User-Agent") if request else None,
+        "status": access.status,
+        "size": access.size,
+        "result": access.result,
+        "seconds": round(access.seconds, 6),
+    }
+    if access.request_id:
+        fields["request_id"] = access.request_id
+    if access.waited_for:
+        fields["waited_for"] = access.waited_for
+    return json.dumps(fields)
+
+
+_LINES: Final[Mapping[str, Callable[[Access], str]]] = {
+    "combined": combined_line,
+    "combined_id": combined_id_line,
+    "json": json_line,
+}
 
 
 def _quoted(text: str) -> str:

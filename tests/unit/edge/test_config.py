@@ -82,6 +82,7 @@ def test_every_mistake_is_told_at_once_in_the_order_of_the_file():
         (GOOD + "[limits]\nconnections_max = 0\n", "greater than zero"),
         (GOOD + '[forward]\nallow = ["example.org"]\n', "is no base URL"),
         (GOOD + '[log]\nformat = "xml"\n', "format"),
+        (GOOD + '[log]\nformat = "combined_id"\n', "set request_id to"),
         (GOOD + "[cache]\ndisk = 1\n", "no such key"),
     ],
 )

@@ -44,6 +44,15 @@ def test_a_plain_request_for_an_object_is_the_same_for_all_clients():
     assert parse_request(relayed_request(one, destination, "1"), LIMITS).is_plain
 
 
+@pytest.mark.parametrize("kind", [ContentKind.OBJECT, ContentKind.OTHER])
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+def test_the_id_of_a_request_goes_with_it_in_place_of_what_the_client_says(kind, method):
+    text = f"{method} /x HTTP/1.1\r\nHost: a\r\nX-Request-ID: evil\r\nx-request-id: evil\r\n\r\n"
+    request = parse_request(text.encode("latin-1"), LIMITS)
+    relayed = parse_request(relayed_request(request, to(kind), "192.0.2.1", "good"), LIMITS)
+    assert relayed.headers.every("X-Request-ID") == ("good",)
+
+
 @given(st.lists(st.tuples(NAMES, VALUES), max_size=5))
 def test_the_fields_of_a_request_arrive_as_they_were(pairs):
     head = "".join(f"{name}: {value}\r\n" for name, value in pairs)
