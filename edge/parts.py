@@ -122,8 +122,8 @@ def build_parts(
         table: where all workers count their clients.
     """
     routes, flights = Routes(config), Flights()
-    own_fetcher = UpstreamFetcher(config.fetch, clock) if fetcher is None else None
-    supplies = _supplies(config, name, statistics, clock, share, routes, fetcher or own_fetcher)
+    own_or_given = UpstreamFetcher(config.fetch, clock) if fetcher is None else fetcher
+    supplies = _supplies(config, name, statistics, clock, share, routes, own_or_given)
     neighbours = None if share.is_whole else Neighbours(share, config.cache.directory, supplies)
     service = EdgeService(supplies, routes, flights, share, None if neighbours is None else neighbours.relay)
     own = OwnRequests(service.serve)
@@ -140,7 +140,7 @@ def build_parts(
         own=own,
         documents=documents,
         neighbours=neighbours,
-        fetcher=own_fetcher,
+        fetcher=own_or_given if fetcher is None else None,
     )
 
 
@@ -151,9 +151,8 @@ def _supplies(
     clock: Clock,
     share: Share,
     routes: Routes,
-    fetcher: Fetcher | None,
+    fetcher: Fetcher,
 ) -> Supplies:
-    assert fetcher is not None
     memory, disk = _caches(config, statistics, share)
     fetch = config.fetch
     return Supplies(
