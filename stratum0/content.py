@@ -11,17 +11,17 @@ import os
 import sqlite3
 import weakref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from cdn.catalog.entries import Chunk
 from cdn.chunking import CHUNKED_ABOVE_BYTES, cut_stream
+from cdn.closing import Closing
 from cdn.compression import LEVEL_FASTEST, Compression, compress
 from cdn.hashing import Algorithm, Digest, digest_of, plain_digest_of
 from cdn.objects import Kind, ObjectName
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from types import TracebackType
 
     from typing_extensions import Buffer
 
@@ -135,7 +135,7 @@ def index_row(piece: StoredPiece, kind: Kind, settings: ContentSettings) -> Inde
     return _key(piece.plain_digest, kind, settings), piece.digest.value, piece.stored_size
 
 
-class ContentIndex:
+class ContentIndex(Closing):
     """Which plain bytes are stored under which digest; a context manager that closes its file.
 
     Several processes may read while one writes. One thread at a time.
@@ -187,14 +187,6 @@ class ContentIndex:
     def close(self) -> None:
         """Closes the file."""
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _key(plain_digest: bytes, kind: Kind, settings: ContentSettings) -> bytes:

@@ -18,12 +18,10 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final
 
+from cdn.closing import Closing
 from cdn.errors import LockHeldError, StorageError
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 LOCKS_FOLDER: Final = "locks"
 _BUSY: Final = (errno.EWOULDBLOCK, errno.EACCES)
@@ -40,7 +38,7 @@ def _let_go_in_child() -> None:
 os.register_at_fork(after_in_child=_let_go_in_child)
 
 
-class FileLock:
+class FileLock(Closing):
     """A lock on one file, held until `close` or the end of the process; a context manager.
 
     Args:
@@ -79,14 +77,6 @@ class FileLock:
         if fd >= 0 and self._pid == os.getpid():
             _held.discard(fd)
             os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def commit_lock(folder: Path, *, timeout_seconds: float | None = None) -> FileLock:

@@ -16,9 +16,10 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 from cdn.chunking import CHUNKED_ABOVE_BYTES, Span, cut_stream
+from cdn.closing import Closing
 from cdn.errors import StorageError, UsageError
 from cdn.objects import Kind
 from stratum0.content import StoredContent, StoredPiece, content_of_chunks, content_of_piece, index_row
@@ -42,7 +43,6 @@ from stratum0.new_folder import NewFolder, StoredFolder
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from multiprocessing.connection import Connection
-    from types import TracebackType
     from typing import Any
 
     from stratum0.content import ContentStore, IndexRow
@@ -119,7 +119,7 @@ def cores() -> int:
     return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
-class Pipeline:
+class Pipeline(Closing):
     """Stores content on all cores; a context manager that ends its workers.
 
     Callbacks may hand in more work. One thread at a time.
@@ -332,14 +332,6 @@ class Pipeline:
         self._workers_wanted = 0
         if self._inline.index is not None:
             self._inline.index.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 class _Worker:

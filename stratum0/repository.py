@@ -7,10 +7,11 @@ import os
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 
 from cdn.certificate import CERTIFICATE_BYTES_MAX, Certificate
 from cdn.clock import Clock, SystemClock
+from cdn.closing import Closing
 from cdn.errors import (
     CdnError,
     HashMismatchError,
@@ -35,8 +36,6 @@ from stratum0.signer import KeyFolder, Signer
 from stratum0.state import State
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from stratum0.content import ContentSettings, ContentStore
     from stratum0.transaction import Transaction
 
@@ -75,7 +74,7 @@ class Head:
         return self.manifest.revision
 
 
-class Repository:
+class Repository(Closing):
     """One repository. Several processes may have it open; each object is for one process.
 
     Args:
@@ -336,14 +335,6 @@ class Repository:
         if self._content is not None and self._content.index is not None:
             self._content.index.close()
         self._state = self._content = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def publishing(self) -> AbstractContextManager[None]:
         """The locks that whoever changes what is published holds."""

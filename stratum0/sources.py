@@ -16,14 +16,14 @@ import sqlite3
 import stat
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
+from cdn.closing import Closing
 from cdn.errors import DocumentError
 from cdn.hashing import Digest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from types import TracebackType
 
 RACY_NS: Final = 50_000_000
 """Times of a file are only as fine as the kernel's tick (4 to 10 ms): within a few of those they prove nothing."""
@@ -157,7 +157,7 @@ def unpack(packed: bytes) -> Records:
     return records
 
 
-class SourceMemory:
+class SourceMemory(Closing):
     """The memory of one source folder published to one place; a context manager that closes its file.
 
     Everything remembered between two `commit` is one change: after a crash the memory is that of the last commit.
@@ -228,11 +228,3 @@ class SourceMemory:
         """Forgets what was remembered since the last commit, and closes the file."""
         self._connection.execute("ROLLBACK")
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()

@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import Any, Final
 
 from cdn.catalog.entries import (
     FLAG_BIND_MOUNTPOINT,
@@ -30,13 +30,11 @@ from cdn.catalog.entries import (
     encode_name,
 )
 from cdn.catalog.rows import decode_row, encode_row
+from cdn.closing import Closing
 from cdn.errors import StorageError
 from cdn.hashing import Algorithm, Digest
 from cdn.objects import Kind, ObjectName
 from stratum0.changes import Change, ChangeKind
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 _BATCH: Final = 5_000
 _LISTED: Final = 64
@@ -92,7 +90,7 @@ def path_of(key: bytes) -> str:
     return decode_name(key.replace(b"\0", b"/"))
 
 
-class Staging:
+class Staging(Closing):
     """The changes; a context manager that closes the file.
 
     Args:
@@ -126,14 +124,6 @@ class Staging:
     def close(self) -> None:
         """Closes the file."""
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     # -------------------------------------------------------------------------------------------------------- recording
 

@@ -12,12 +12,10 @@ import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final
 
+from cdn.closing import Closing
 from cdn.errors import StorageError
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 BUSY_SECONDS: Final = 60.0
 SCHEMA_VERSION: Final = 1
@@ -35,7 +33,7 @@ _TABLES: Final = (
 )
 
 
-class State:
+class State(Closing):
     """The open file; may be used from several threads, by one at a time, and after a fork.
 
     Args:
@@ -60,14 +58,6 @@ class State:
             connection, self._connection = self._connection, None
             if connection is not None and self._pid == os.getpid():
                 connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def define(self, statements: Sequence[str]) -> None:
         """Creates tables of another module; each statement says ``IF NOT EXISTS``."""

@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, Self
+from typing import Final
 
 from cdn.catalog import statements as sql
 from cdn.catalog.entries import Entry
@@ -26,12 +26,10 @@ from cdn.catalog.schema import (
     NestedReference,
     counted,
 )
+from cdn.closing import Closing
 from cdn.database import guard
 from cdn.errors import PathExistsError, PathKindError, PathMissingError, UsageError
 from cdn.hashing import path_key
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 Totals = Callable[[NestedReference], Counters]
 """Tells what a nested catalog counts: its `Catalog.total_counters`."""
@@ -39,7 +37,7 @@ Totals = Callable[[NestedReference], Counters]
 _BATCH_ROWS: Final = 20_000
 
 
-class EntryBuilder(CatalogView):
+class EntryBuilder(CatalogView, Closing):
     """A catalog being written, as far as its entries go; a context manager that closes the file."""
 
     def __init__(
@@ -61,14 +59,6 @@ class EntryBuilder(CatalogView):
     def close(self) -> None:
         """Closes the file as it is."""
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     @property
     def own_counters(self) -> Counters:

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import sqlite3
 import stat
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from cdn.catalog.entries import encode_name
 from cdn.catalog.paths import PATH_BYTES_MAX, check_path, is_at_or_below, moved, name_of, prefixes
 from cdn.catalog.rows import Row, as_text, decode_chunks, decode_row, has_chunks
 from cdn.catalog.schema import COUNTER_NAMES, Counters, Layout, NestedReference
+from cdn.closing import Closing
 from cdn.compression import Compression
 from cdn.database import guard, open_readonly, properties, schema_of
 from cdn.errors import DocumentError, PathMissingError
@@ -25,7 +26,6 @@ from cdn.objects import Kind, ObjectName
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator, Mapping
-    from types import TracebackType
 
     from cdn.catalog.entries import Entry
 
@@ -283,7 +283,7 @@ def is_entered(entry: Entry) -> bool:
     return stat.S_ISDIR(entry.mode) and not (entry.is_nested_mountpoint or entry.is_bind_mountpoint)
 
 
-class Catalog(CatalogView):
+class Catalog(CatalogView, Closing):
     """A catalog open for reading; a context manager. One thread at a time."""
 
     def __init__(self, connection: sqlite3.Connection, layout: Layout, document: str) -> None:
@@ -324,14 +324,6 @@ class Catalog(CatalogView):
     def close(self) -> None:
         """Closes the file."""
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def covering(self, path: str) -> NestedReference | None:
         """As in every view; the references are read once, as nobody changes them."""

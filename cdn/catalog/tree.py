@@ -9,16 +9,16 @@ from __future__ import annotations
 from collections import OrderedDict
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Protocol, Self
+from typing import TYPE_CHECKING, Final, Protocol
 
 from cdn.catalog.paths import PATH_BYTES_MAX, moved
 from cdn.catalog.reader import Catalog
 from cdn.catalog.schema import NestedReference
+from cdn.closing import Closing
 from cdn.errors import DocumentError, PathMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
     from cdn.catalog.entries import Entry
     from cdn.compression import Compression
@@ -62,7 +62,7 @@ class _Mounted:
         return moved(path, self.catalog.root_prefix, self.mountpoint)
 
 
-class CatalogTree:
+class CatalogTree(Closing):
     """One revision's tree; a context manager that closes its catalogs. One thread at a time.
 
     Args:
@@ -82,14 +82,6 @@ class CatalogTree:
         """Closes every catalog."""
         while self._open:
             self._open.popitem()[1].catalog.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
 
     def find(self, path: str) -> Entry | None:
         """The entry at a path, None if there is none; of a mountpoint, the entry in the catalog above it.

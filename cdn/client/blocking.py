@@ -13,12 +13,12 @@ import asyncio
 import io
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from types import TracebackType
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 
 from cdn.catalog.entries import Entry
 from cdn.client.files import OpenFile, open_file
 from cdn.client.repository import MountedRepository, Refreshed, open_repository
+from cdn.closing import Closing
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ _BATCH: Final = 256
 _BUFFER_BYTES: Final = 1 << 20
 
 
-class BlockingRepository:
+class BlockingRepository(Closing):
     """A repository open for reading; a context manager. Any number of threads may use it.
 
     Args:
@@ -97,14 +97,6 @@ class BlockingRepository:
                 self._wait(self._mounted.close())
             finally:
                 self._stop()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def wait(self, work: Coroutine[Any, Any, T]) -> T:
         """What a coroutine of this repository returns."""
