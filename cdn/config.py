@@ -274,7 +274,9 @@ class _Reader:
 
     def _array(self, hint: Any, value: Any, path: KeyPath) -> object:
         if not isinstance(value, list):
-            return self._wrong(path, f"expected an array, got {_kind_of(value)}")
+            is_table = is_dataclass(hint) and isinstance(value, dict)
+            advice = f"; write [[{path[-1]}]] in place of [{path[-1]}]" if is_table and len(path) == 1 else ""
+            return self._wrong(path, f"expected an array, got {_kind_of(value)}{advice}")
         return tuple(self.value(hint, item, (*path, index)) for index, item in enumerate(value))
 
     def _free_table(self, hint: Any, value: Any, path: KeyPath) -> object:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -223,6 +224,30 @@ def _doubts(config: EdgeConfig) -> list[str]:
         doubts.append(f"when their only server fails, these groups serve only what is cached: {', '.join(lone)}")
     if config.cache.memory_bytes > config.cache.disk_bytes:
         doubts.append("the cache in memory is larger than the one on disk")
+    for index, upstream in enumerate(config.upstreams):
+        earlier = [pattern for each in config.upstreams[:index] if not each.path for pattern in each.repositories]
+        if not upstream.path and all(_is_covered(pattern, earlier) for pattern in upstream.repositories):
+            doubts.append(f"the group {upstream.name} is never asked: groups before it hold all its repositories")
     if config.log.access and not config.log.access.startswith(("/", "-")):
         doubts.append("log.access is relative to the directory the edge is started in")
+    return [*doubts, *_doubts_of_the_machine(config)]
+
+
+def _is_covered(pattern: str, earlier: list[str]) -> bool:
+    """Whether all that a pattern matches is matched by an earlier one."""
+    return any(fnmatchcase(pattern, each) for each in earlier if not set("?[") & set(each))
+
+
+def _doubts_of_the_machine(config: EdgeConfig) -> list[str]:
+    """What this machine does not have, at least not yet."""
+    import shutil
+
+    doubts = []
+    folder = Path(config.log.access).parent
+    if config.log.access not in {"", "-"} and not folder.is_dir():
+        doubts.append(f"the folder {folder} of log.access is not there; without it the edge does not start")
+    if config.cache.directory.is_dir():
+        size = shutil.disk_usage(config.cache.directory).total
+        if config.cache.disk_bytes > size:
+            doubts.append(f"cache.disk_bytes is more than the {size_text(size)} of the file system of cache.directory")
     return doubts

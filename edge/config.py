@@ -179,6 +179,8 @@ class EdgeConfig:
             raise ValueError("upstreams: two have the same name")
         if self.name and not NAME.fullmatch(self.name):
             raise ValueError("name: use letters, digits, dots, dashes, underscores and a port")
+        if self.admin.listen and self.listen.takes(self.admin.listen):
+            raise ValueError(f"admin.listen: clients are answered at {self.admin.listen}; give operators another port")
         self._check_workers()
 
     def _check_workers(self) -> None:

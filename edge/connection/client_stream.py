@@ -6,7 +6,8 @@ import asyncio
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Final
@@ -24,6 +25,8 @@ _AT_ONCE: Final = 1
 """A high water mark that the first bytes pass which the kernel does not take."""
 _NOT_SENT: Final = getattr(socket, "TCP_NOTSENT_LOWAT", 0)
 _LINGER_OFF: Final = struct.pack("ii", 1, 0)
+_PAUSES_NOBODY: Final = (3, 12) <= sys.version_info < (3, 12, 9) or (3, 13) <= sys.version_info < (3, 13, 2)
+"""Whether asyncio's own `writelines` takes any number of bytes without saying that it is enough (CVE-2024-12254)."""
 
 
 class ClientStream(asyncio.Protocol):
@@ -36,6 +39,7 @@ class ClientStream(asyncio.Protocol):
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
         self._transport: asyncio.Transport | None = None
+        self._write_lines: Callable[[Sequence[bytes]], None]
         self._is_encrypted = False
         self._is_closing = False
         self._is_writable = True
@@ -47,6 +51,11 @@ class ClientStream(asyncio.Protocol):
         self._second: socket.socket | None = None
         """The client's socket once more, past the transport; the client sees its end only when this is closed, too."""
         self._has_noted = False
+
+    def _set_up(self, stream: asyncio.Transport) -> None:
+        """Makes ready to send."""
+        self._write_lines = partial(_write_each, stream) if _PAUSES_NOBODY else stream.writelines
+        stream.set_write_buffer_limits(high=WRITE_HIGH_WATER)
 
     def _has_room(self) -> None:
         """Called when more may be sent."""
@@ -202,6 +211,11 @@ class ClientStream(asyncio.Protocol):
         if unsent or self._has_noted:
             self._shared.slow_readers.note(self, unsent)
             self._has_noted = unsent > 0
+
+
+def _write_each(stream: asyncio.Transport, pieces: Sequence[bytes]) -> None:
+    for piece in pieces:
+        stream.write(piece)
 
 
 def _tell(ended: asyncio.Future[None], error: Exception | None) -> None:

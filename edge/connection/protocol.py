@@ -15,7 +15,7 @@ from typing import Final, cast
 from cdn.telemetry import event
 from edge.cache.disk_cache import DamagedFileError
 from edge.connection.client_limits import Client
-from edge.connection.client_stream import WRITE_HIGH_WATER, ClientStream
+from edge.connection.client_stream import ClientStream
 from edge.connection.exchange import JOIN_BYTES_MAX, ClientGone, Exchange
 from edge.connection.shared import Shared
 from edge.http.answering import error_answer, render_head
@@ -78,7 +78,7 @@ class Connection(ClientStream):
             stream.abort()
             return
         self._is_encrypted = transport.get_extra_info("sslcontext") is not None
-        stream.set_write_buffer_limits(high=WRITE_HIGH_WATER)
+        self._set_up(stream)
         shared.connections.add(self)
         shared.statistics.connections_open += 1
         shared.statistics.clients.note(self.client, shared.clock.now())
@@ -210,7 +210,7 @@ class Connection(ClientStream):
         if len(body) <= JOIN_BYTES_MAX:
             self._transport.write(head + body)
         else:
-            self._transport.writelines((head, body))
+            self._write_lines((head, body))
         if self._shared.access_log.is_enabled and self._shared.access_log.takes(200):
             self._shared.access_log.add(Access(self.client, request, 200, len(body), "hit", 0.0, now))
         return True

@@ -24,7 +24,10 @@ def listen_address(text: str) -> tuple[str, int]:
     host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if not (colon and port.isascii() and port.isdigit() and int(port) < 65536):
         raise ValueError(f"{text!r} is not ADDRESS:PORT")
-    ipaddress.ip_address(host)
+    try:
+        ipaddress.ip_address(host)
+    except ValueError as error:
+        raise ValueError(f"{host!r} is no IP address such as 127.0.0.1 or [::1]; names are not looked up") from error
     return host, int(port)
 
 

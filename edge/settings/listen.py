@@ -15,6 +15,7 @@ _SYSTEMD_MARK: Final = "systemd:"
 _UNIX_PATH_BYTES_MAX: Final = 107
 """What fits into the kernel's address of a Unix socket."""
 _SOCKET_NAME: Final = re.compile(r"[\x21-\x39\x3b-\x7e]{1,255}", re.ASCII)
+_ANY: Final = frozenset({"0.0.0.0", "::"})  # noqa: S104 -- looked for, not listened at
 _MODE: Final = re.compile(r"0?[0-7]{3}", re.ASCII)
 
 
@@ -114,6 +115,13 @@ class ListenSettings:
         """Every address, those with TLS last."""
         yield from self.addresses
         yield from (each.address for each in self.tls)
+
+    def takes(self, text: str) -> bool:
+        """Whether nobody else can listen at ``ADDRESS:PORT``."""
+        host, port = listen_address(text)
+        addresses = [each for each in map(parse_address, self.all_addresses) if isinstance(each, TcpAddress)]
+        taken = {each.host for each in addresses if each.port == port > 0}
+        return host in taken or bool(taken and _ANY & {host, *taken})
 
     def tls_of(self, address: str) -> TlsSettings | None:
         """What is told about TLS at an address; None if plain HTTP is spoken there."""

@@ -75,6 +75,8 @@ class UpstreamSettings:
         if len(set(self.servers)) < len(self.servers):
             raise ValueError("a server is named twice")
         for url in self.servers:
+            if "://" not in url:
+                raise ValueError(f"{url!r} does not begin with http:// or https://")
             url_target(url.replace(REPOSITORY_MARK, "x"))
 
     def _check_path(self) -> None:

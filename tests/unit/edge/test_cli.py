@@ -39,11 +39,23 @@ def test_what_is_allowed_but_seldom_meant_is_warned_of(tmp_path):
     path = tmp_path / "edge.toml"
     path.write_text(
         '[admin]\nlisten = "0.0.0.0:9154"\n[[upstreams]]\nname = "a"\nurls = ["http://a/@fqrn@"]\n'
+        '[[upstreams]]\nname = "b"\nurls = ["http://b/@fqrn@", "http://c/@fqrn@"]\n'
         '[cache]\ndisk_bytes = "1MiB"\n[log]\naccess = "log"\n'
     )
     warnings = " ".join(command("check-config", "--config", str(path)).warnings)
-    for word in ("open to everybody", "only server", "larger than the one on disk", "relative"):
+    for word in ("open to everybody", "only server", "larger than the one on disk", "relative", "group b is never"):
         assert word in warnings
+
+
+def test_what_the_machine_does_not_have_is_warned_of(tmp_path):
+    path = tmp_path / "edge.toml"
+    path.write_text(
+        '[[upstreams]]\nname = "a"\nurls = ["http://a/@fqrn@", "http://b/@fqrn@"]\n'
+        f'[cache]\ndirectory = "."\ndisk_bytes = 9000000000000000000\n[log]\naccess = "{tmp_path}/logs/access"\n'
+    )
+    folder, disk = command("check-config", "--config", str(path)).warnings
+    assert f"the folder {tmp_path}/logs of log.access is not there" in folder
+    assert "cache.disk_bytes is more than the" in disk
 
 
 def test_mistakes_are_told(tmp_path):
