@@ -30,6 +30,7 @@ from edge.upstream.servers import UpstreamHealth, servers_of
 from edge.upstream.siblings import Siblings
 from edge.upstream.turns import Turns
 from edge.watching.access_log import AccessLog
+from edge.watching.complaints import Complaints
 from edge.watching.statistics import Statistics
 
 
@@ -166,6 +167,7 @@ def _supplies(
         statistics=statistics,
         lifetimes=_lifetimes(config.lifetimes),
         edge_name=name,
+        complaints=Complaints(),
         object_bytes_max=config.cache.object_bytes_max,
         variants=StoredVariants(memory, disk, clock) if share.is_whole else OwnVariants(memory, disk, clock, share),
     )

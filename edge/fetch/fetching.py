@@ -28,7 +28,6 @@ from cdn.errors import (
     TransportError,
 )
 from cdn.hashing import Hasher
-from cdn.telemetry import event
 from cdn.transport.base import Request, Response
 from cdn.transport.download import NO_CACHE, retry_after_seconds
 from edge.content import ContentKind, is_judged, judged_bytes_max
@@ -406,13 +405,8 @@ class Fetch:
             statistics.older_manifests += 1
         else:
             self._with.health.note_failure(server, error, self._with.clock.monotonic())
-        event(
-            "edge.upstream.failed",
-            level="warning",
-            url=attempt.source.url,
-            reason=str(error),
-            **named(self._order.request_id),
-        )
+        request_id = named(self._order.request_id)
+        self._with.warn("edge.upstream.failed", server, url=attempt.source.url, reason=str(error), **request_id)
 
     def _can_continue(self, error: CdnError) -> bool:
         """Whether another upstream may go on where this one stopped: only for bodies that prove themselves."""

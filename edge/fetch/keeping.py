@@ -6,7 +6,6 @@ import asyncio
 from functools import partial
 
 from cdn.errors import StorageError
-from cdn.telemetry import event
 from edge.cache.memory_entry import MemoryEntry
 from edge.fetch.arriving_body import ArrivingBody
 from edge.fetch.collapsing import Flight
@@ -100,7 +99,7 @@ class Keeping:
     def note_refused(self, error: StorageError) -> None:
         """Counts that the disk refused something."""
         self._with.statistics.storage_failures += 1
-        event("edge.cache.not_stored", level="warning", key=self._resource, reason=str(error))
+        self._with.warn("edge.cache.not_stored", "", key=self._resource, reason=str(error))
 
     def _lifetime(self, status: int) -> Lifetime:
         return self._with.lifetimes.of(self._content.kind, status)

@@ -22,6 +22,7 @@ from edge.http.answering import Answer, CacheStatus, Representation, answer_from
 from edge.http.caching import StoredHead, also_invalidated, dated, invalidates
 from edge.http.headers import Headers, http_date, upstream_fields
 from edge.http.request import Request, RequestError
+from edge.http.request_id import named
 from edge.http.target import parse_target
 from edge.routing import Destination, Source
 from edge.upstream.asking import Asked
@@ -83,7 +84,7 @@ class Passing:
                 if upload.failure is not None:
                     raise upload.failure from error
                 self._with.statistics.fetch_failures[source.server] += 1
-                self._with.health.note_failure(source.server, error, self._with.clock.monotonic())
+                self._note_failure(source, error, exchange.request_id)
                 if exchange.status:
                     raise
                 causes.append(error)
@@ -168,7 +169,7 @@ class Passing:
                     headers = kept_fields(content, headers)
                     best = StoredHead(response.status, headers, asked_at, self._with.clock.now())
             except TransportError as error:
-                self._with.health.note_failure(source.server, error, self._with.clock.monotonic())
+                self._note_failure(source, error, order.request_id)
                 causes.append(error)
                 continue
             if best.status < 500 and best.status not in {404, 410}:
@@ -181,6 +182,10 @@ class Passing:
         answer = answer_from(source_of_answer, request, self._with.clock.now(), status, self._with.edge_name)
         self._count(exchange, order.destination)
         await exchange.send(answer, b"")
+
+    def _note_failure(self, source: Source, error: TransportError, request_id: str) -> None:
+        self._with.health.note_failure(source.server, error, self._with.clock.monotonic())
+        self._with.warn("edge.upstream.failed", source.server, url=source.url, reason=str(error), **named(request_id))
 
     def _count(self, exchange: Exchange, destination: Destination) -> None:
         exchange.result = Result.PASSED.value

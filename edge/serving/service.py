@@ -9,7 +9,6 @@ from dataclasses import replace
 from typing import Final
 
 from cdn.errors import CdnError, DocumentError, HashMismatchError, TransportError
-from cdn.telemetry import event
 from edge.cache.disk_cache import OpenFile
 from edge.cache.memory_entry import MemoryEntry
 from edge.cache.open_files import OpenFiles
@@ -166,7 +165,7 @@ class EdgeService:
             await self._serve_failure(exchange, destination, error)
         except (CdnError, FlightStopped) as error:
             request_id = named(exchange.request_id)
-            event("edge.answer.broken", level="warning", key=destination.key, reason=str(error), **request_id)
+            self._with.warn("edge.answer.broken", "", key=destination.key, reason=str(error), **request_id)
             exchange.abort()
 
     def _locate(self, request: Request) -> Destination:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cdn.clock import Clock
+from cdn.telemetry import event
 from cdn.transport.base import Fetcher
 from edge.upstream.servers import UpstreamHealth
 from edge.upstream.siblings import Siblings
 from edge.upstream.turns import Turns
+from edge.watching.complaints import Complaints
 from edge.watching.statistics import Statistics
 
 
@@ -23,3 +25,10 @@ class UpstreamSupplies:
     clock: Clock
     statistics: Statistics
     edge_name: str
+    complaints: Complaints
+
+    def warn(self, name: str, subject: str, **fields: object) -> None:
+        """Tells of what clients and servers can bring about any number of times, unless the same was told just now."""
+        said = self.complaints.turn(f"{name} {subject}", self.clock.monotonic())
+        if said is not None:
+            event(name, level="warning", **fields, **said)

@@ -15,6 +15,7 @@ from edge.config import ForwardSettings, LogSettings
 from edge.server import EdgeServer
 from edge.settings.upstreams import FetchSettings, SiblingSettings, UpstreamSettings
 from edge.upstream.rendezvous import Member, owner
+from edge.watching.complaints import AT_ONCE_MAX, INTERVAL_SECONDS
 from tests.fakes.edge import Client, World, edge_config, edge_world, object_of, stored_object, until
 from tests.fakes.origin import Origin, Reply, running_origin
 
@@ -209,3 +210,23 @@ async def test_the_worker_that_fetches_uses_the_id_of_the_worker_that_was_asked(
             named = [line["request_id"] for line in logged if line["target"] == target]
             assert told(origin, target) == named[:1]
             assert (set(named) == {"from-outside.1"}) is (request_id == "accept")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+async def test_a_storm_of_failures_is_told_of_but_does_not_fill_the_log(tmp_path, method):
+    heard: list[dict] = []
+    install_sink(lambda _level, _name, fields: heard.append(dict(fields)), "warning")
+    try:
+        site = UpstreamSettings("site", ("http://127.0.0.1:9/",), path="/")
+        settings = log_settings(tmp_path, "accept")
+        async with edge_world(tmp_path, upstreams=(site,), log=settings) as world, world.client() as client:
+            for number in range(AT_ONCE_MAX + 30):
+                assert (await client.get(f"/{number}", method=method, **NAMED)).status == 502
+            assert len(heard) == AT_ONCE_MAX
+            world.advance(INTERVAL_SECONDS)
+            await client.get("/last", method=method, **NAMED)
+    finally:
+        install_sink(None)
+    assert heard[-1]["untold"] == 30
+    assert {each["request_id"] for each in heard} == {"from-outside.1"}
+    assert world.edge.statistics.fetches.total() == AT_ONCE_MAX + 31
