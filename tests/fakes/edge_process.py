@@ -14,6 +14,8 @@ import urllib.request
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.fakes import prepared
+
 
 class Process:
     """A running `cdn edge run`."""
@@ -63,34 +65,30 @@ os.environ |= {{"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1", "LISTEN_FDNAM
 os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 """
 
-_WITH_FAULT = """
-import runpy, sys
-from cdn.telemetry import Fault, install_fault_hook
-install_fault_hook(Fault.parse({!r}).hook())
-sys.argv[:2] = []
-runpy.run_module("cdn", run_name="__main__", alter_sys=True)
-"""
-
 
 @asynccontextmanager
-async def running(path: Path, handed: socket.socket | None = None, *, fault: str = ""):
+async def running(path: Path, handed: socket.socket | None = None, *, fault: str = "", is_fresh: bool = False):
     """An edge.
 
     Args:
         path: of its configuration.
         handed: a socket that is handed over as systemd does it, by the name ``http``.
         fault: where it dies.
+        is_fresh: whether it starts in an interpreter that has imported nothing yet.
     """
     command = ["-m", "cdn", "edge", "run", "--config", str(path), "--log-format", "json"]
-    starter = [] if handed is None else ["-c", _AS_SYSTEMD.format(handed.fileno())]
-    starter = ["-c", _WITH_FAULT.format(fault)] if fault else starter
-    process = subprocess.Popen(  # noqa: ASYNC220 -- it takes no time worth speaking of
-        [sys.executable, *starter, *command],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONUNBUFFERED": "1"},
-        pass_fds=() if handed is None else (handed.fileno(),),
-    )
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"} | ({"CDN_FAULT": fault} if fault else {})
+    if handed is None and not is_fresh:
+        process = prepared.popen(*command, stderr=subprocess.PIPE, text=True, env=environment)
+    else:
+        starter = [] if handed is None else ["-c", _AS_SYSTEMD.format(handed.fileno())]
+        process = subprocess.Popen(  # noqa: ASYNC220 -- it takes no time worth speaking of
+            [sys.executable, *starter, *command],
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            pass_fds=() if handed is None else (handed.fileno(),),
+        )
     try:
         yield await asyncio.to_thread(Process, process)
     finally:

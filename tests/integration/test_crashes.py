@@ -7,7 +7,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from stratum0.lease import StateLeases
 from stratum0.records import TransactionState, TransactionTable
 from stratum0.transaction import Transaction, records
 from stratum0.transaction_folders import TRANSACTIONS_FOLDER
+from tests.fakes import prepared
 from tests.fakes.publishers import new_publisher, published, reopened
 
 PROGRAM = Path(__file__).with_name("publisher_program.py")
@@ -46,8 +46,8 @@ def repository(tmp_path):
 
 def start(repository, *arguments, fault=None):
     environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[2])} | ({"CDN_FAULT": fault} if fault else {})
-    command = [sys.executable, PROGRAM, repository.home.root, *arguments]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    words = [PROGRAM, repository.home.root, *arguments]
+    return prepared.popen(*words, env=environment, stdout=subprocess.PIPE, text=True)
 
 
 def run(repository, *arguments, fault=None):

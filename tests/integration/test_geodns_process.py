@@ -14,6 +14,8 @@ import dns.message
 import dns.query
 import pytest
 
+from tests.fakes import prepared
+
 CONFIG = """
 [listen]
 port = 0
@@ -88,8 +90,8 @@ class Running:
 def running(config: Path):
     root = Path(__file__).parents[2]
     environment = {**os.environ, "PYTHONPATH": str(root)}
-    command = cdn("geodns", "run", "--config", str(config), "--log-format", "json")
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    words = ["-m", "cdn", "geodns", "run", "--config", config, "--log-format", "json"]
+    process = prepared.popen(*words, stderr=subprocess.PIPE, text=True, env=environment)
     watchdog = threading.Timer(60, process.kill)  # what it never says is then seen as the end of its words
     watchdog.start()
     try:

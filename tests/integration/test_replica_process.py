@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from cdn.cli.main import cdn as cdn_command
 from cdn.keyfiles import write_public_key
+from tests.fakes import prepared
 from tests.fakes.repositories import Publication
 
 NAME = "sw.example.org"
@@ -56,8 +57,7 @@ def cdn(*words: object) -> str:
 def die(fault: str, *words: object) -> None:
     """Runs a command in a process that dies by SIGKILL at a fault point."""
     environment = {**os.environ, "CDN_FAULT": fault}
-    command = [sys.executable, "-m", "cdn", *map(str, words)]
-    done = subprocess.run(command, env=environment, capture_output=True, timeout=100, check=False)
+    done = prepared.run("-m", "cdn", *words, env=environment, timeout=100)
     assert done.returncode == -signal.SIGKILL, done.stderr
 
 

@@ -9,8 +9,8 @@ import socket
 import subprocess
 import sys
 import tarfile
-import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Self
 
@@ -19,23 +19,25 @@ import pytest
 from cdn.cli.main import main
 from stratum0.config import Home
 from stratum0.repository import Repository
+from tests.fakes import prepared
 from tests.fakes.publishers import NAME, new_publisher, published
+
+
+def run_fresh(*arguments: object, **options) -> subprocess.CompletedProcess:
+    """In an interpreter that has imported nothing yet."""
+    return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, check=False, **options)
 
 
 class Command:
     """`cdn` with a root folder of its own."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, run=prepared.run) -> None:
         self.root = root
+        self._run = run
 
     def run(self, *words: object, code: int = 0, stdin: bytes = b"", **environment: str) -> subprocess.CompletedProcess:
-        done = subprocess.run(
-            [sys.executable, "-m", "cdn", *map(str, words)],
-            env={**os.environ, "CDN_ROOT": str(self.root), "COLUMNS": "200", **environment},
-            input=stdin,
-            capture_output=True,
-            check=False,
-        )
+        environment = {**os.environ, "CDN_ROOT": str(self.root), "COLUMNS": "200", **environment}
+        done = self._run("-m", "cdn", *words, env=environment, input=stdin)
         assert done.returncode == code, (words, done.returncode, done.stdout, done.stderr)
         assert b"Traceback" not in done.stderr
         return done
@@ -73,7 +75,7 @@ def source(tmp_path):
 
 
 def test_from_nothing_to_a_checked_repository(tmp_path, source):
-    cdn = Command(tmp_path / "root")
+    cdn = Command(tmp_path / "root", run_fresh)
     said = cdn.run("repo", "create", NAME, "--hash", "sha1", "--ttl", "60", "--description", "software").stdout.decode()
     assert "next:" in said
     assert f"{NAME}.pub" in said
@@ -342,14 +344,14 @@ class Server:
     """`cdn serve` on a free port."""
 
     def __init__(self, cdn: Command, *options: object) -> None:
-        self._words = [sys.executable, "-m", "cdn", "serve", "--port", "0", "--json", *map(str, options)]
+        self._words = ["-m", "cdn", "serve", "--port", "0", "--json", *options]
         self._environment = {**os.environ, "CDN_ROOT": str(cdn.root)}
         self.url = ""
         self.metrics_url = ""
 
     def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            self._words, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        self._process = prepared.popen(
+            *self._words, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
         document = json.loads(self._process.stdout.readline())
         self.url, self.metrics_url = document["url"], document["metrics_url"]
@@ -398,29 +400,32 @@ def test_readers_never_miss_an_object_while_garbage_is_collected_and_revisions_a
         (source / "sub" / "more" / str(number)).write_text(f"content {number}")
     cdn.run("repo", "settings", NAME, "auto_tag=false")
     cdn.run("publish", NAME, source)
-    environment = {**os.environ, "CDN_ROOT": str(cdn.root)}
-    script = f"""
-for round in 1 2; do
-  echo $round > {source}/sub/more/1; rm -f {source}/sub/more/2
-  {sys.executable} -m cdn publish -q {NAME} {source} || exit 1
-  echo 2 > {source}/sub/more/2
-  {sys.executable} -m cdn publish -q {NAME} {source} || exit 1
-done"""
-    collector = f"for round in 1 2; do {sys.executable} -m cdn gc -q --all-untagged {NAME} || exit 1; done"
-    running = [
-        subprocess.Popen(["sh", "-c", text], env=environment, stdout=subprocess.DEVNULL) for text in (script, collector)
-    ]
+
+    def publish() -> None:
+        for content in ("1", "2"):
+            (source / "sub" / "more" / "1").write_text(content)
+            (source / "sub" / "more" / "2").unlink()
+            cdn.run("publish", "-q", NAME, source)
+            (source / "sub" / "more" / "2").write_text("2")
+            cdn.run("publish", "-q", NAME, source)
+
+    def collect() -> None:
+        for _ in range(2):
+            cdn.run("gc", "-q", "--all-untagged", NAME)
+
     looks = 0
-    deadline = time.monotonic() + 120
-    while any(process.poll() is None for process in running) and time.monotonic() < deadline:
-        before = cdn.repository.head().root
-        try:
-            published(cdn.repository)
-        except FileNotFoundError:
-            # Only if what it followed is still current: an old revision may go while it is being read.
-            assert cdn.repository.head().root != before
-        looks += 1
-    assert [process.wait(60) for process in running] == [0, 0]
+    with ThreadPoolExecutor(2) as pool:
+        running = [pool.submit(publish), pool.submit(collect)]
+        while not all(each.done() for each in running):
+            before = cdn.repository.head().root
+            try:
+                published(cdn.repository)
+            except FileNotFoundError:
+                # Only if what it followed is still current: an old revision may go while it is being read.
+                assert cdn.repository.head().root != before
+            looks += 1
+        for each in running:
+            each.result()
     assert looks > 0
     assert cdn.json("check", NAME)["findings"] == []
 

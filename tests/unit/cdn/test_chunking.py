@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import mmap
@@ -12,7 +13,11 @@ import pytest
 from cdn.chunking import CHUNK_BYTES_MAX, CHUNK_BYTES_MIN, Span, cut, cut_stream
 
 MIB = 1 << 20
-NOISE = random.Random(1).randbytes(40 * MIB)
+
+
+@functools.cache
+def noise() -> bytes:
+    return random.Random(1).randbytes(40 * MIB)
 
 
 def assert_partition(spans: list[Span], size: int) -> None:
@@ -26,7 +31,7 @@ def assert_partition(spans: list[Span], size: int) -> None:
 
 @pytest.mark.parametrize("size", [1, MIB - 1, MIB, MIB + 1, 5 * MIB, 16 * MIB, 40 * MIB])
 def test_chunks_cover_the_file_within_their_limits(size) -> None:
-    assert_partition(list(cut(NOISE[:size])), size)
+    assert_partition(list(cut(noise()[:size])), size)
 
 
 @pytest.mark.parametrize("size", [0, 17 * MIB, 40 * MIB])
@@ -42,23 +47,23 @@ def test_an_empty_file_has_no_chunks() -> None:
 
 
 def test_a_stream_is_cut_as_a_buffer_is() -> None:
-    pieces = [bytes(piece) for piece in cut_stream(io.BytesIO(NOISE))]
-    assert [len(piece) for piece in pieces] == [span.size for span in cut(NOISE)]
-    assert b"".join(pieces) == NOISE
+    pieces = [bytes(piece) for piece in cut_stream(io.BytesIO(noise()))]
+    assert [len(piece) for piece in pieces] == [span.size for span in cut(noise())]
+    assert b"".join(pieces) == noise()
 
 
 def test_a_mapped_file_can_be_cut(tmp_path) -> None:
-    (tmp_path / "file").write_bytes(NOISE[: 9 * MIB])
+    (tmp_path / "file").write_bytes(noise()[: 9 * MIB])
     with (tmp_path / "file").open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
         spans = list(cut(mapped))
-    assert spans == list(cut(NOISE[: 9 * MIB]))
+    assert spans == list(cut(noise()[: 9 * MIB]))
 
 
 def test_an_insertion_leaves_most_chunks_as_they_were() -> None:
     def contents(data: bytes) -> set[bytes]:
         return {data[span.offset : span.end] for span in cut(data)}
 
-    before = contents(NOISE)
-    after = contents(NOISE[: 12 * MIB] + b"inserted" + NOISE[12 * MIB :])
+    before = contents(noise())
+    after = contents(noise()[: 12 * MIB] + b"inserted" + noise()[12 * MIB :])
     assert len(before) >= 5
     assert len(after - before) <= 2
