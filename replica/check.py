@@ -8,6 +8,7 @@ they name is there. Together they say that every reader of the replica gets what
 from __future__ import annotations
 
 import asyncio
+import itertools
 import tempfile
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -131,16 +132,15 @@ class ReplicaCheck:
 
     async def _damaged(self) -> AsyncIterator[Problem]:
         self._progress.start(None, "objects")
-        for shard in SHARDS:
-            listed = iter(self._store.list(f"data/{shard}/"))
-            while batch := await in_thread(_next_of, listed):
-                for stored, is_good in await self._looked_at(batch):
-                    self.counts.objects += 1
-                    self.counts.bytes += stored.size
-                    if not is_good:
-                        yield await self._with_repair(stored)
-                self._progress.expect(len(batch))
-                self._progress.advance(len(batch))
+        listed = itertools.chain.from_iterable(self._store.list(f"data/{shard}/") for shard in SHARDS)
+        while batch := await in_thread(_next_of, listed):
+            for stored, is_good in await self._looked_at(batch):
+                self.counts.objects += 1
+                self.counts.bytes += stored.size
+                if not is_good:
+                    yield await self._with_repair(stored)
+            self._progress.expect(len(batch))
+            self._progress.advance(len(batch))
 
     async def _looked_at(self, batch: list[StoredObject]) -> list[tuple[StoredObject, bool]]:
         slots = asyncio.Semaphore(_HASHED_AT_ONCE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -108,6 +109,13 @@ class Publication:
         }
         self.served[MANIFEST_PATH] = self.signer.manifest(**(values | changes))
         return self.root
+
+    def twin(self) -> Publication:
+        """Another publisher that has come as far; from now on each goes its own way."""
+        made = copy.copy(self)
+        made.signer, made.served, made.contents = copy.copy(self.signer), dict(self.served), dict(self.contents)
+        made._counters = dict(self._counters)
+        return made
 
     def copy(self) -> dict[str, bytes]:
         """What is served now; later revisions do not change it."""

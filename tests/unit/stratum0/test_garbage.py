@@ -341,6 +341,7 @@ def test_staged_files_of_dead_writers_go_and_those_of_living_ones_stay(repositor
 
 def test_files_that_are_no_objects_of_the_format_stay(repository):
     stray = repository.settings.storage / "data" / "00" / ("0" * 38 + "Z")
+    stray.parent.mkdir(exist_ok=True)
     stray.write_bytes(b"of another tool")
     note = repository.settings.storage / "data" / "00" / "README"
     note.write_bytes(b"a note")

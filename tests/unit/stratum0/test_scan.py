@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import random
@@ -15,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cdn.catalog.tree import CatalogTree
-from cdn.chunking import CHUNKED_ABOVE_BYTES
+from cdn.chunking import CHUNKED_ABOVE_BYTES, cut
 from cdn.clock import SystemClock
 from cdn.errors import StorageError, UsageError
 from cdn.objects import ObjectName
@@ -114,6 +115,14 @@ def age(source: Path) -> None:
             os.utime(path, ns=(10**18, 10**18), follow_symlinks=False)
 
 
+@functools.cache
+def large() -> bytes:
+    """What is stored in more than one piece."""
+    data = random.Random(4).randbytes(CHUNKED_ABOVE_BYTES + (1 << 20))
+    assert len(list(cut(data))) == 2
+    return data
+
+
 def fill(source: Path) -> None:
     (source / "bin").mkdir()
     (source / "bin" / "tool").write_bytes(b"#!/bin/sh\n")
@@ -123,7 +132,7 @@ def fill(source: Path) -> None:
     (source / "empty").mkdir()
     (source / "empty file").write_bytes(b"")
     (source / "data").mkdir(mode=0o700)
-    (source / "data" / "large").write_bytes(random.Random(3).randbytes(3 * CHUNKED_ABOVE_BYTES))
+    (source / "data" / "large").write_bytes(large())
     (source / "data" / "one").write_bytes(b"linked")
     os.link(source / "data" / "one", source / "data" / "two")
     os.link(source / "data" / "one", source / "elsewhere")
