@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from functools import partial
+from typing import Final
 
 from cdn.errors import StorageError
 from edge.cache.memory_entry import MemoryEntry
@@ -13,6 +14,9 @@ from edge.fetch.orders import FetchOrder
 from edge.fetch.supplies import Supplies
 from edge.http.caching import Lifetime, StoredHead, is_storable
 from edge.http.variants import variant_key
+
+_SPOOLED_BYTES: Final = 1 << 20
+"""What a body counts for that goes into a file while it arrives: the rest of it, and the file's descriptor."""
 
 
 class Keeping:
@@ -58,18 +62,23 @@ class Keeping:
             head: status and fields.
             checksum: of a body that its name does not prove, else empty.
         """
-        key = variant_key(self._resource, head.selecting)
+        size = len(body) if isinstance(body, bytes) else min(body.arrived, _SPOOLED_BYTES)
         try:
-            async with self._with.storing.hold(self._resource):  # so that the answer that came last stays
-                if self._flight.is_outdated:
-                    return
-                await self._put(body, key, head, checksum)
-                if head.selecting:
-                    await self._with.variants.store(self._resource, head.selecting)
-                if self._with.root_catalogs is not None and self._with.root_catalogs.holds(key):
-                    await asyncio.to_thread(self._with.disk.pin, key)
+            with self._with.store_queue.place(self._resource, size, is_certain=self._content.is_pinned):
+                async with self._with.storing.hold(self._resource):  # so that the answer that came last stays
+                    await self._store(body, head, checksum)
         except StorageError as error:
             self.note_refused(error)
+
+    async def _store(self, body: ArrivingBody | bytes, head: StoredHead, checksum: str) -> None:
+        if self._flight.is_outdated:
+            return
+        key = variant_key(self._resource, head.selecting)
+        await self._put(body, key, head, checksum)
+        if head.selecting:
+            await self._with.variants.store(self._resource, head.selecting)
+        if self._with.root_catalogs is not None and self._with.root_catalogs.holds(key):
+            await asyncio.to_thread(self._with.disk.pin, key)
 
     async def _put(self, body: ArrivingBody | bytes, key: str, head: StoredHead, checksum: str) -> None:
         disk, pinned = self._with.disk, self._content.is_pinned

@@ -13,6 +13,7 @@ from edge.cache.purging import StandingRules
 from edge.cache.root_catalogs import RootCatalogs
 from edge.cache.stored_variants import StoredVariants
 from edge.fetch.orders import FetchOrder
+from edge.fetch.store_queue import StoreQueue
 from edge.lifetimes import Lifetimes
 from edge.routing import Destination
 from edge.upstream.supplies import UpstreamSupplies
@@ -50,3 +51,4 @@ class Supplies(UpstreamSupplies):
     threads: DiskThreads = field(default_factory=DiskThreads)
     """Where small responses are loaded and stored."""
     storing: HostSlots = field(default_factory=lambda: HostSlots(STORES_MAX, 1))
+    store_queue: StoreQueue = field(default_factory=StoreQueue)

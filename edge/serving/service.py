@@ -44,6 +44,8 @@ from edge.watching.statistics import Result
 ROUNDS_MAX: Final = 3
 """How often a request begins anew after what it waited for came to nothing that it has seen."""
 DESTINATIONS_MAX: Final = 8192
+DESTINATIONS_BYTES_MAX: Final = 4 << 20
+"""How long their targets are together; each is there several times, in the key and the URLs of all servers."""
 RETRY_SECONDS: Final = 5.0
 """How long a stale answer is given before failed upstreams are asked again."""
 
@@ -74,6 +76,7 @@ class EdgeService:
         self._routes = routes
         self._flights = flights
         self._destinations: dict[str, Destination] = {}
+        self._destination_bytes = 0
         self._finder = Finder(supplies, flights)
         self._ordering = Ordering(supplies, flights)
         self._passing = Passing(supplies, flights)
@@ -83,11 +86,12 @@ class EdgeService:
     def replace_routes(self, routes: Routes) -> None:
         """Serves from other upstreams from now on."""
         self._routes = routes
-        self._destinations.clear()
+        self.forget_destinations()
 
     def forget_destinations(self) -> None:
         """Looks again where requests are counted."""
         self._destinations.clear()
+        self._destination_bytes = 0
 
     def locate(self, url: str) -> Destination:
         """What a URL is about, as a client asks for it.
@@ -176,9 +180,7 @@ class EdgeService:
                 raise method_refused(request.method)
             known = self._routes.locate(target)
             known = known.counted_in(self._with.statistics.tallies.of(known.content))
-            if len(self._destinations) >= DESTINATIONS_MAX:
-                self._destinations.clear()
-            self._destinations[request.target] = known
+            self._remember(request.target, known)
         name = self._with.edge_name
         if not request.is_plain and any(
             name in via.split() for via in (request.headers.joined("Via") or "").split(",")
@@ -187,6 +189,13 @@ class EdgeService:
         if request.method not in READING and not known.is_general:
             raise method_refused(request.method)
         return known
+
+    def _remember(self, target: str, destination: Destination) -> None:
+        """Has the place of a target at hand from now on."""
+        if len(self._destinations) >= DESTINATIONS_MAX or self._destination_bytes > DESTINATIONS_BYTES_MAX:
+            self.forget_destinations()
+        self._destinations[target] = destination
+        self._destination_bytes += len(target)
 
     async def _serve_health(self, exchange: Exchange) -> None:
         status = 503 if self.is_draining else 200

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, suppress
 
 import pytest
 
+from edge.serving.service import DESTINATIONS_BYTES_MAX
 from edge.settings.limits import LimitSettings
 from tests.fakes.edge import BASE, Client, edge_world, object_of, until
 from tests.fakes.edge_process import Process, running, write_config
@@ -167,6 +168,18 @@ async def test_a_body_that_comes_too_slowly_costs_only_its_own_connection(tmp_pa
         for client in slow:
             assert (await client.receive()).status == 408
             assert await client.is_closed()
+
+
+async def test_targets_as_long_as_they_may_be_do_not_fill_the_memory(tmp_path):
+    async with edge_world(tmp_path) as world, world.client() as client:
+        longest = world.edge.config.limits.target_bytes_max
+        count = DESTINATIONS_BYTES_MAX // longest + 20
+        for number in range(count):
+            target = f"{BASE}/{number:05}".ljust(longest, "x")
+            assert (await client.get(target)).status == 404
+        known = world.edge.parts.service._destinations
+        assert 0 < len(known) < count
+        assert sum(map(len, known)) <= DESTINATIONS_BYTES_MAX + longest
 
 
 async def test_a_body_on_get_is_refused_before_it_is_read(tmp_path):

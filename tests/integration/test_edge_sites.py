@@ -1,12 +1,13 @@
 """Ordinary sites behind an edge: any method, bodies in both directions, invalidation, variants, interim answers."""
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 import pytest
 
 from edge.connection.protocol import PIPELINED_BYTES_MAX
+from edge.fetch.store_queue import OF_ONE_URL_MAX, WAITING_OVERHEAD_BYTES, StoreQueue
 from edge.http.variants import VARIANTS_MAX
 from edge.settings.limits import LimitSettings
 from edge.settings.upstreams import UpstreamSettings
@@ -416,3 +417,31 @@ async def test_what_a_client_sends_twice_arrives_as_one_list(world):
         await client.receive()
     asked = world.origin.asked[0].headers
     assert (asked["x"], asked["cookie"]) == ("a, d", "b=c; e=f")
+
+
+async def test_however_many_variants_are_asked_for_few_wait_for_the_disk(world):
+    """A disk that is slower than the upstream must not keep the bodies of all answers in memory."""
+    world.origin.replies["/x"] = by_language
+    supplies = world.edge.parts.supplies
+    async with supplies.storing.hold("site:/x"):  # as long as the disk takes
+        for number in range(OF_ONE_URL_MAX + 20):
+            assert (await world.get("/x", Accept_Language=str(number))).status == 200
+        assert len(supplies.store_queue) == len(world.edge.parts.flights) == OF_ONE_URL_MAX
+    assert world.edge.statistics.storage_failures == 20
+    await world.settled()
+    assert len(world.cached_files()) == VARIANTS_MAX + 1
+
+
+async def test_what_finds_no_room_in_the_queue_for_the_disk_is_served_and_held_in_memory(world):
+    supplies = world.edge.parts.supplies
+    supplies.store_queue = StoreQueue(3 * WAITING_OVERHEAD_BYTES)
+    async with AsyncExitStack() as stack:
+        for number in range(10):
+            world.origin.replies[f"/{number}"] = Reply(b"x", headers={"Cache-Control": "max-age=60"})
+            await stack.enter_async_context(supplies.storing.hold(f"site:/{number}"))
+            for _ in range(2):
+                assert (await world.get(f"/{number}")).body == b"x"
+            assert world.origin.count(f"/{number}") == 1
+        assert len(supplies.store_queue) == 2
+    await world.settled()
+    assert len(world.cached_files()) == 2
