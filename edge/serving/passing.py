@@ -8,7 +8,7 @@ even be connected to.
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, suppress
+from contextlib import AbstractAsyncContextManager, aclosing, nullcontext, suppress
 from typing import Final
 
 from cdn.errors import TransportError, UnreachableError
@@ -78,7 +78,8 @@ class Passing:
         for source in health.ordered(destination.sources, now):
             upload = _Upload(exchange)
             try:
-                await self._pass(request, exchange, destination, source, upload)
+                async with self._turn(request, source):
+                    await self._pass(request, exchange, destination, source, upload)
                 return
             except TransportError as error:
                 if upload.failure is not None:
@@ -91,6 +92,13 @@ class Passing:
                 if not isinstance(error, UnreachableError | UpstreamBusyError):
                     break
         raise UpstreamsFailedError(destination.sources[0].url, tuple(causes), None)
+
+    def _turn(self, request: Request, source: Source) -> AbstractAsyncContextManager[None]:
+        """While it lasts a request with a body may be sent."""
+        health = self._with.health.of(source.server)
+        if health is None or not request.has_body:
+            return nullcontext()
+        return self._with.turns.uploading(source.server, health.connections_max, source.url)
 
     async def tell_options(self, exchange: Exchange) -> None:
         """Says which methods the edge itself knows (RFC 9110 §9.3.7)."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from cdn.clock import Clock
+from cdn.transport.slots import HostSlots
 from edge.upstream.health import ServerHealth, UpstreamBusyError
 
 WAITING_MAX: Final = 1024
@@ -25,6 +28,7 @@ class Turns:
         self._seconds_max = seconds_max
         self._clock = clock
         self._waiting: dict[ServerHealth, deque[asyncio.Future[None]]] = {}
+        self._uploads: dict[str, tuple[int, HostSlots]] = {}
 
     def is_at_once(self, server: ServerHealth) -> bool:
         """Counts as under way to a server until `end`, if nobody has to be waited for."""
@@ -56,6 +60,35 @@ class Turns:
                 reason = f"{server.connections_max} requests are under way to it, and none ended in time"
                 raise UpstreamBusyError(url, reason) from None
             raise
+
+    @asynccontextmanager
+    async def uploading(self, server: str, turns_max: int, url: str) -> AsyncIterator[None]:
+        """Has one of the turns that requests with bodies may take together: half of a server's.
+
+        Such a request lasts as long as its client likes, and must not keep others from the server.
+
+        Args:
+            server: by its name.
+            turns_max: how many requests may be under way to it; 0 for any number.
+            url: what is asked for.
+
+        Raises:
+            UpstreamBusyError: there was none in time.
+        """
+        if not turns_max:
+            yield
+            return
+        known = self._uploads.get(server)
+        if known is None or known[0] != turns_max:  # a reload may have changed it
+            known = self._uploads[server] = turns_max, HostSlots(max(1, turns_max // 2), turns_max)
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(self._seconds_max):
+                    await stack.enter_async_context(known[1].hold(server))
+            except TimeoutError:
+                reason = "clients send bodies to it as slowly as they may, and none ended in time"
+                raise UpstreamBusyError(url, reason) from None
+            yield
 
     def end(self, server: ServerHealth) -> None:
         """Lets the next one through."""

@@ -11,9 +11,10 @@ import pytest
 
 from edge.serving.service import DESTINATIONS_BYTES_MAX
 from edge.settings.limits import LimitSettings
+from edge.settings.upstreams import FetchSettings, UpstreamSettings
 from tests.fakes.edge import BASE, Client, edge_world, object_of, until
 from tests.fakes.edge_process import Process, running, write_config
-from tests.fakes.origin import Reply
+from tests.fakes.origin import Reply, running_origin
 
 
 class ClientFrom(Client):
@@ -180,6 +181,25 @@ async def test_targets_as_long_as_they_may_be_do_not_fill_the_memory(tmp_path):
         known = world.edge.parts.service._destinations
         assert 0 < len(known) < count
         assert sum(map(len, known)) <= DESTINATIONS_BYTES_MAX + longest
+
+
+async def test_clients_that_send_bodies_slowly_leave_others_a_way_to_the_server(tmp_path):
+    async with running_origin() as site, AsyncExitStack() as stack:
+        site.replies = {"/read": Reply(b"read"), "/slow": Reply(b"done")}
+        settings = UpstreamSettings("site", (site.url,), path="/", connections=4)
+        world = await stack.enter_async_context(
+            edge_world(tmp_path, upstreams=(settings,), fetch=FetchSettings(queue_timeout=0.2))
+        )
+        slow = [await stack.enter_async_context(world.client()) for _ in range(6)]
+        for client in slow:
+            await client.send(b"POST /slow HTTP/1.1\r\nHost: e\r\nContent-Length: 5\r\n\r\nab")
+        answers = {asyncio.create_task(client.receive()): client for client in slow}
+        await until(lambda: sum(answer.done() for answer in answers) >= 4)
+        assert [answer.result().status for answer in answers if answer.done()] == [504] * 4
+        assert (await world.get("/read")).body == b"read"
+        for answer in [answer for answer in answers if not answer.done()]:
+            await answers[answer].send(b"cde")
+            assert (await answer).body == b"done"
 
 
 async def test_a_body_on_get_is_refused_before_it_is_read(tmp_path):
