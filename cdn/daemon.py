@@ -19,6 +19,7 @@ from cdn.telemetry import event
 from cdn.transport.loop import run
 
 if TYPE_CHECKING:
+    import logging
     import urllib.error
 
     from aiohttp import web
@@ -156,6 +157,21 @@ async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
 # ------------------------------------------------------------------------------------------------- the operator's side
 
 
+def web_logger() -> logging.Logger:
+    """The web library's logger, without its traceback for each request that is no HTTP: 400 says it all."""
+    from aiohttp.log import server_logger
+
+    logger = server_logger.getChild("stratocast")
+    logger.addFilter(_is_worth_a_line)  # which counts once, however often it is added
+    return logger
+
+
+def _is_worth_a_line(record: logging.LogRecord) -> bool:
+    from aiohttp.http_exceptions import HttpProcessingError
+
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
 class HttpListener:
     """Serves one application on one address.
 
@@ -166,7 +182,7 @@ class HttpListener:
     def __init__(self, application: web.Application) -> None:
         from aiohttp.web import AppRunner
 
-        self._runner = AppRunner(application, access_log=None, shutdown_timeout=STOP_SECONDS)
+        self._runner = AppRunner(application, access_log=None, logger=web_logger(), shutdown_timeout=STOP_SECONDS)
         self.address = ("", 0)
 
     async def start(self, host: str, port: int) -> None:

@@ -19,13 +19,12 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
-from aiohttp.log import server_logger
 
 import cdn
+from cdn.daemon import web_logger
 from cdn.errors import UsageError
 from cdn.objects import LAST_SNAPSHOT_PATH, MANIFEST_PATH
 from cdn.storage.paths import is_store_path
@@ -212,7 +211,7 @@ class StorageServer:
         runner = web.AppRunner(
             application,
             access_log=None,
-            logger=_LOGGER,
+            logger=web_logger(),
             keepalive_timeout=self._settings.keepalive_seconds,
             shutdown_timeout=self._settings.stop_timeout_seconds,
         )
@@ -333,14 +332,6 @@ def _metrics_text(requests: Mapping[tuple[str, int], int], bytes_sent: int, conn
     registry.register(Counted())
     return generate_latest(registry)
 
-
-def _is_ours(record: Any) -> bool:
-    """Whether it is worth a line. The library writes a traceback for each request that is no HTTP; 400 says it all."""
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
-
-
-_LOGGER: Final = server_logger.getChild("stratum0")
-_LOGGER.addFilter(_is_ours)
 
 _NO_META: Final = {"administrator": "", "email": "", "organisation": "", "custom": {}}
 

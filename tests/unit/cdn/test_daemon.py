@@ -236,6 +236,16 @@ async def test_the_operator_sees_health_readiness_and_metrics(listener: HttpList
     assert await get(listener, "/healthz") == (200, b"ok\n")
 
 
+@pytest.mark.parametrize("raw", [b"GET / HTTP/9.9", b"GET / HTTP/1.1\r\nX: " + b"a" * 100_000, b"\0\1"])
+async def test_a_request_that_is_no_http_is_refused_without_a_traceback(listener: HttpListener, caplog, raw) -> None:
+    reader, writer = await asyncio.open_connection(*listener.address)
+    writer.write(raw + b"\r\n\r\n")
+    assert b" 400 " in await reader.readline()
+    writer.transport.abort()
+    assert await get(listener, "/healthz") == (200, b"ok\n")
+    assert [record for record in caplog.records if record.exc_info] == []
+
+
 async def test_a_status_is_asked_for(listener: HttpListener) -> None:
     asked = await asyncio.to_thread(ask_status, url_of(listener) + "/", what="a thing", example="http://x", has="zones")
     assert asked == {"zones": ["one"]}
