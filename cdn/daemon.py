@@ -11,7 +11,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Final, Protocol, runtime_checkable
 
 from cdn.errors import CdnError, TransportError, UnreachableError, UsageError
 from cdn.systemd import SystemdNotifier
@@ -19,7 +19,6 @@ from cdn.telemetry import event
 from cdn.transport.loop import run
 
 if TYPE_CHECKING:
-    import logging
     import urllib.error
 
     from aiohttp import web
@@ -157,7 +156,7 @@ async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
 # ------------------------------------------------------------------------------------------------- the operator's side
 
 
-def web_logger() -> logging.Logger:
+def web_logger() -> Any:
     """The web library's logger, without its traceback for each request that is no HTTP: 400 says it all."""
     from aiohttp.log import server_logger
 
@@ -166,7 +165,7 @@ def web_logger() -> logging.Logger:
     return logger
 
 
-def _is_worth_a_line(record: logging.LogRecord) -> bool:
+def _is_worth_a_line(record: Any) -> bool:
     from aiohttp.http_exceptions import HttpProcessingError
 
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
