@@ -105,16 +105,19 @@ async def test_a_process_that_is_drained_with_stop_ends(tmp_path):
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_whoever_gets_in_while_it_stops_is_answered_and_nobody_is_reset(tmp_path, workers):
-    answered, broken, is_refused = 0, [], False
+    answered, at_the_door, broken, is_refused = 0, 0, [], False
 
     async def visit(edge: Process) -> None:
-        nonlocal answered, is_refused
+        nonlocal answered, at_the_door, is_refused
         while not is_refused:
             try:
                 client = await Client(edge.address).__aenter__()
             except ConnectionRefusedError:
                 is_refused = True
                 return
+            except ConnectionResetError:  # before it had a connection: it came between the last look and the closing
+                at_the_door += 1
+                continue
             try:
                 assert (await client.get("/healthz")).status in {200, 503}
                 answered += 1
@@ -129,4 +132,5 @@ async def test_whoever_gets_in_while_it_stops_is_answered_and_nobody_is_reset(tm
         ending = asyncio.create_task(asyncio.to_thread(edge.end))
         await asyncio.gather(*visits)
         assert broken == []
+        assert at_the_door <= 2 * workers
         assert await ending == 0
