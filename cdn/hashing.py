@@ -112,6 +112,12 @@ class Digest:
             raise DocumentError("digest", f"{text[:80]!r} has characters other than lower-case hex digits")
         return cls(algorithm, value)
 
+    def is_of_at_once(self, data: bytes) -> bool:
+        """Whether it is that of these bytes; if they are few, no other thread runs meanwhile."""
+        hasher = Hasher(self.algorithm)
+        hasher.update_at_once(data)
+        return hasher.value() == self.value
+
 
 class Hasher:
     """Computes a digest piece by piece."""
@@ -140,9 +146,13 @@ class Hasher:
 
     def digest(self) -> Digest:
         """The digest of everything taken so far."""
+        return Digest(self.algorithm, self.value())
+
+    def value(self) -> bytes:
+        """The same, without the name of the algorithm."""
         if self.algorithm is Algorithm.SHAKE128:
-            return Digest(self.algorithm, self._hash.digest(self.algorithm.size))  # type: ignore[call-arg]  # a XOF takes a length
-        return Digest(self.algorithm, self._hash.digest())
+            return self._hash.digest(self.algorithm.size)  # type: ignore[call-arg]  # a XOF takes a length
+        return self._hash.digest()
 
 
 def digest_of(algorithm: Algorithm, data: Buffer) -> Digest:

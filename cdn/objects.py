@@ -52,11 +52,15 @@ class ObjectName:
         Raises:
             DocumentError: the path is not one of an object; nothing else than what `path` writes is accepted.
         """
-        if len(path) < 8 or not path.startswith("data/") or path[7] != "/":  # "data/ab/"
-            raise DocumentError("object path", f"{path[:100]!r} does not begin like data/ab/")
-        text = path[5:7] + path[8:]
-        kind = _BY_SUFFIX.get(text[-1:])
-        return cls(Digest.parse(text)) if kind is None else cls(Digest.parse(text[:-1]), kind)
+        return cls(digest_in(path), _BY_SUFFIX.get(path[-1:], Kind.FILE))
+
+
+def digest_in(path: str) -> Digest:
+    """The digest in an object path; raises as `ObjectName.parse`."""
+    if len(path) < 8 or not path.startswith("data/") or path[7] != "/":  # "data/ab/"
+        raise DocumentError("object path", f"{path[:100]!r} does not begin like data/ab/")
+    text = path[5:7] + path[8:]
+    return Digest.parse(text[:-1] if text[-1:] in _BY_SUFFIX else text)
 
 
 MANIFEST_PATH: Final = ".cvmfspublished"

@@ -9,7 +9,7 @@ from typing import Final
 from cdn.errors import DocumentError
 from cdn.hashing import Digest
 from cdn.manifest import is_repository_name
-from cdn.objects import MANIFEST_PATH, WHITELIST_PATH, Kind, ObjectName
+from cdn.objects import MANIFEST_PATH, WHITELIST_PATH, Kind, digest_in
 
 OBJECT_SECONDS: Final = 259200
 """How long caches below may keep an object if the upstream does not say (spec §8.2)."""
@@ -66,14 +66,16 @@ class Content:
     @property
     def is_pinned(self) -> bool:
         """Whether it stays when room is made: without a manifest everything else is useless."""
-        return self.kind in {ContentKind.MANIFEST, ContentKind.WHITELIST}
+        return self.kind is ContentKind.MANIFEST or self.kind is ContentKind.WHITELIST
 
 
 def content_of(path: str) -> Content:
     """Reads a canonical URL path such as ``/cvmfs/sw.example.org/data/ab/cdef…``."""
     directory, slash, rest = path.rpartition("/data/")
-    if slash and (found := _object(rest)) is not None and is_repository_name(directory.rpartition("/")[2]):
-        return Content(ContentKind.OBJECT, directory.rpartition("/")[2], found.digest, f"data/{rest}")
+    if slash and is_repository_name(repository := directory.rpartition("/")[2]):
+        found = object_content(repository, f"data/{rest}")
+        if found is not None:
+            return found
     base, slash, _ = path.partition("/api/v")
     if slash and "/geo/" in path and is_repository_name(base.rpartition("/")[2]):
         return Content(ContentKind.GEO, base.rpartition("/")[2], None, path[len(base) + 1 :])
@@ -84,6 +86,14 @@ def content_of(path: str) -> Content:
     if name.startswith(_ALTERNATIVE):
         return Content(ContentKind.DOCUMENT, repository, _alternative_digest(name), name)
     return Content(_kind_of_name(name), repository, None, name if repository else path)
+
+
+def object_content(repository: str, path: str) -> Content | None:
+    """What a canonical path relative to a repository leads to, if that is an object."""
+    try:
+        return Content(ContentKind.OBJECT, repository, digest_in(path), path) if path.startswith("data/") else None
+    except DocumentError:
+        return None
 
 
 def is_judged(content: Content) -> bool:
@@ -119,16 +129,9 @@ def digest_of_key(key: str) -> Digest | None:
     return content_of(path).digest
 
 
-def _object(rest: str) -> ObjectName | None:
-    try:
-        return ObjectName.parse(f"data/{rest}")
-    except DocumentError:
-        return None
-
-
 def _alternative_digest(name: str) -> Digest | None:
     text = name.removeprefix(_ALTERNATIVE)
-    found = _object(f"{text[:2]}/{text[2:]}")
+    found = object_content("", f"data/{text[:2]}/{text[2:]}")
     return found.digest if found is not None else None
 
 

@@ -125,6 +125,7 @@ def build_parts(
     routes, flights = Routes(config), Flights()
     own_or_given = UpstreamFetcher(config.fetch, clock) if fetcher is None else fetcher
     supplies = _supplies(config, name, statistics, clock, share, routes, own_or_given)
+    supplies.prompt = own_or_given if isinstance(own_or_given, UpstreamFetcher) else None
     neighbours = None if share.is_whole else Neighbours(share, config.cache.directory, supplies)
     service = EdgeService(supplies, routes, flights, share, None if neighbours is None else neighbours.relay)
     own = OwnRequests(service.serve)

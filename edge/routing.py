@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final
@@ -11,7 +11,7 @@ from cdn.client.source_list import ONLY_DIRECT
 from cdn.errors import without_login
 from cdn.manifest import is_repository_name
 from edge.config import EdgeConfig
-from edge.content import Content, ContentKind, content_of, object_key, site_key
+from edge.content import Content, ContentKind, content_of, object_content, object_key, site_key
 from edge.http.request import RequestError
 from edge.http.target import Target
 from edge.settings.checks import url_target
@@ -70,13 +70,16 @@ class Destination:
     is_general: bool = False
     tally: Tally = field(default=NOBODYS, repr=False, compare=False)
 
-    def counted_in(self, tally: Tally) -> Destination:
-        """The same, counted there."""
-        return Destination(self.key, self.content, self.sources, self.target, self.is_general, tally)
-
     def key_of(self, other: Target) -> str:
         """The key of another resource of the same ordinary site."""
         return other.url if other.origin else site_key(other.url)
+
+
+TallyOf = Callable[[Content], Tally]
+
+
+def _nobodys(_: Content) -> Tally:
+    return NOBODYS
 
 
 class Routes:
@@ -124,13 +127,17 @@ class Routes:
         """Whether an upstream holds a repository."""
         return self._held_by(repository)[0] is not None
 
-    def locate(self, target: Target) -> Destination:
+    def locate(self, target: Target, tally_of: TallyOf = _nobodys) -> Destination:
         """Says what a target is about.
+
+        Args:
+            target: what a client asks for.
+            tally_of: says where requests for some content are counted.
 
         Raises:
             RequestError: 403, since it is nothing that this edge serves.
         """
-        return self._forward(target) if target.origin else self._reverse(target)
+        return self._forward(target, tally_of) if target.origin else self._reverse(target, tally_of)
 
     def is_general(self, target: Target) -> bool:
         """Whether a target is an ordinary site's, which takes any method."""
@@ -139,20 +146,20 @@ class Routes:
         except RequestError:
             return False
 
-    def _reverse(self, target: Target) -> Destination:
+    def _reverse(self, target: Target, tally_of: TallyOf) -> Destination:
         if not target.path.startswith(REPOSITORIES_PATH):
-            return self._reverse_general(target)
-        repository, slash, rest = target.path_and_query.removeprefix(REPOSITORIES_PATH).partition("/")
+            return self._reverse_general(target, tally_of)
+        repository, slash, rest = target.path_and_query[len(REPOSITORIES_PATH) :].partition("/")
         if not (slash and is_repository_name(repository)):
             raise RequestError(403, "only what lies below /cvmfs/<repository>/ is served here")
         upstream, bases = self._held_by(repository)
         if upstream is None:
             raise RequestError(403, f"the repository {repository} is not served here")
-        content = content_of(target.path)
+        content = object_content(repository, rest) or content_of(target.path)
         sources = tuple([base.below(rest) for base in bases])
-        return Destination(_key(content, target), content, sources, target)
+        return Destination(_key(content, target), content, sources, target, tally=tally_of(content))
 
-    def _reverse_general(self, target: Target) -> Destination:
+    def _reverse_general(self, target: Target, tally_of: TallyOf) -> Destination:
         """What an ordinary site has."""
         upstream = next((each for each in self._general if _is_below(target.path, each.path, or_same=True)), None)
         if upstream is None:
@@ -160,9 +167,9 @@ class Routes:
         rest = target.path_and_query[len(upstream.path.rstrip("/")) :]
         sources = tuple(_sources(upstream, "", rest))
         content = Content(ContentKind.OTHER, path=target.path)
-        return Destination(site_key(target.url), content, sources, target, is_general=True)
+        return Destination(site_key(target.url), content, sources, target, is_general=True, tally=tally_of(content))
 
-    def _forward(self, target: Target) -> Destination:
+    def _forward(self, target: Target, tally_of: TallyOf) -> Destination:
         if not self._is_forwarding:
             raise RequestError(403, "this server is not a proxy")
         if not any(target.origin == origin and _is_below(target.path, path) for origin, path in self._allowed):
@@ -172,7 +179,7 @@ class Routes:
             content = Content(ContentKind.OTHER, path=target.path)
         sources = self._sources_of(content, target)
         is_general = is_on_site and content.kind is ContentKind.OTHER
-        return Destination(_key(content, target), content, sources, target, is_general)
+        return Destination(_key(content, target), content, sources, target, is_general, tally_of(content))
 
     def _is_on_site(self, target: Target) -> bool:
         return any(target.origin == origin and _is_below(target.path, path) for origin, path in self._sites)

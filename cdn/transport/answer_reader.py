@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 from cdn.transport.chunks import ChunkReader, MalformedAnswer
@@ -27,8 +27,12 @@ _CHANGES_BODY: Final = re.compile(r"chunked|gzip|deflate|compress|^(br|zstd|)$")
 """Transfer codings that leave other bytes on the wire than the body has. Of any other the body ends with the connection
 (RFC 9112 §6.3)."""
 _START: Final = b"HTTP/1."
-_KEPT_LENGTH_MAX: Final = 128
-_FRAMING_LENGTHS: Final = frozenset(map(len, ("content-length", "transfer-encoding", "connection")))
+_OWN_LINE: Final = re.compile(
+    r"\r\n(E[Tt]ag|etag|[Ll]ast-[Mm]odified|[Cc]ontent-[Ll]ength): ?([!-~](?:[ -~]{0,126}[!-~])?)(?=\r\n)"
+)
+"""A line that is another one for nearly every object, and in which nothing can be wrong but the value."""
+_KEPT_HEAD_LENGTH_MAX: Final = 2048
+_LENGTH_NAME_LENGTH: Final = len("content-length")
 
 Fields = tuple[tuple[str, str], ...]
 
@@ -141,9 +145,10 @@ class AnswerReader:
         """Reads up to the end of the head, over interim ones; gives what follows it."""
         seen = max(0, len(self._buffer) - 2)
         self._buffer = buffer = self._buffer + data if self._buffer else data
-        while (found := _END.search(buffer, seen)) is not None:
-            head, rest = buffer[: found.start() + 1], buffer[found.end() :]
-            self._take_head(head, ends_plainly=found.end() - found.start() == len(_PLAIN_END))
+        while (found := _end_of_head(buffer, seen)) is not None:
+            start, end = found
+            head, rest = buffer[: start + 1], buffer[end:]
+            self._take_head(head, ends_plainly=end - start == len(_PLAIN_END))
             if self.head is not None:
                 self._buffer = b""
                 return rest
@@ -168,26 +173,21 @@ class AnswerReader:
 
     def _take_head(self, head: bytes, *, ends_plainly: bool) -> None:
         self._check_size(head)
+        own: Fields = ()
         text = head.decode("utf-8", "surrogateescape")
-        if ends_plainly and text.count("\n") == text.count("\r\n"):
-            text = text.replace("\r\n", "\n")
+        if ends_plainly and len(text) <= _KEPT_HEAD_LENGTH_MAX:
+            own = tuple(_OWN_LINE.findall(text))
+            lines = _kept_lines(_OWN_LINE.sub("", text) if own else text)
         else:
-            self._is_odd = True  # line feeds alone, which a recipient may accept (RFC 9112 §2.2)
-            text = "\n".join([line.removesuffix("\r") for line in text.split("\n")])
-        text = text.removesuffix("\n")
-        if _CONTROLS.search(text) is not None:
-            raise MalformedAnswer("its head has control characters")
-        status_line, *lines = text.split("\n")
-        found = _STATUS_LINE.fullmatch(status_line)
-        if found is None:
-            raise MalformedAnswer("its first line is none of an answer")
-        if len(lines) > self._fields_max:
+            lines = _read_lines(text, ends_plainly=ends_plainly)
+        self._is_odd = self._is_odd or lines.is_odd
+        fields = lines.fields + own
+        if len(fields) > self._fields_max:
             raise MalformedAnswer(f"it has more than {self._fields_max} fields")
-        status, fields = int(found[2]), tuple([_field(line) for line in lines])
-        if 100 <= status < 200:
-            self._take_interim(status, fields)
+        if 100 <= lines.status < 200:
+            self._take_interim(lines.status, fields)
         else:
-            self._begin(status, fields, is_current=found[1] == "1")
+            self._begin(lines, own, fields)
 
     def _take_interim(self, status: int, fields: Fields) -> None:
         self._interim += 1
@@ -198,28 +198,18 @@ class AnswerReader:
         if self._on_interim is not None and status != 100:
             self._on_interim(status, fields)
 
-    def _begin(self, status: int, fields: Fields, *, is_current: bool) -> None:
+    def _begin(self, lines: _Lines, own: Fields, fields: Fields) -> None:
         """Finds how the body ends (RFC 9112 §6.3)."""
-        lengths: list[str] = []
-        codings: list[str] = []
-        options: list[str] = []
-        for name, value in fields:
-            if len(name) not in _FRAMING_LENGTHS:
-                continue
-            lower = name.lower()
-            if lower == "content-length":
-                lengths += value.split(",")
-            elif lower == "transfer-encoding":
-                codings += value.lower().split(",")
-            elif lower == "connection":
-                options += value.lower().split(",")
-        wanted = {option.strip() for option in options}
-        keeps_alive = "close" not in wanted and (is_current or "keep-alive" in wanted)
-        size = self._frame(status, {each.strip() for each in lengths}, [each.strip() for each in codings])
-        self._is_odd = self._is_odd or (bool(codings) and (bool(lengths) or not is_current))
-        self.head = AnswerHead(status, fields, size, keeps_alive)
+        lengths = lines.lengths
+        for name, value in own:
+            if len(name) == _LENGTH_NAME_LENGTH and name.lower() == "content-length":
+                lengths |= {value} if value.isdigit() else {each.strip() for each in value.split(",")}
+        keeps_alive = "close" not in lines.options and (lines.is_current or "keep-alive" in lines.options)
+        size = self._frame(lines.status, lengths, lines.codings)
+        self._is_odd = self._is_odd or (bool(lines.codings) and (bool(lengths) or not lines.is_current))
+        self.head = AnswerHead(lines.status, fields, size, keeps_alive)
 
-    def _frame(self, status: int, lengths: set[str], codings: list[str]) -> int | None:
+    def _frame(self, status: int, lengths: frozenset[str], codings: tuple[str, ...]) -> int | None:
         """Sets what tells the end of the body; gives its size, where that is told."""
         if len(lengths) > 1 or not all(map(_LENGTH.fullmatch, lengths)):
             raise MalformedAnswer("the size that it says is none")
@@ -227,7 +217,7 @@ class AnswerReader:
         if not self._has_body or status in {204, 304}:
             self.is_complete = True
             return size
-        if codings == ["chunked"]:
+        if codings == ("chunked",):
             self._chunks = ChunkReader()
         elif any(map(_CHANGES_BODY.search, codings)):
             raise MalformedAnswer("its transfer coding is not known")
@@ -236,16 +226,79 @@ class AnswerReader:
         return size
 
 
+def _end_of_head(buffer: bytes, seen: int) -> tuple[int, int] | None:
+    """Where the first empty line of what was not seen yet begins and ends, with the line feed before it."""
+    start = buffer.find(_PLAIN_END, seen)
+    if start >= 0 and buffer.find(b"\n\n", seen, start + 1) < 0:
+        return start, start + len(_PLAIN_END)
+    found = _END.search(buffer, seen)
+    return None if found is None else found.span()
+
+
+@dataclass(frozen=True, slots=True)
+class _Lines:
+    """A head, read line by line; with what its fields say of where the body ends."""
+
+    status: int
+    is_current: bool
+    """Whether it is of HTTP/1.1, and not of HTTP/1.0."""
+    is_odd: bool
+    fields: Fields
+    lengths: frozenset[str]
+    codings: tuple[str, ...]
+    options: frozenset[str]
+
+
+def _read_lines(text: str, *, ends_plainly: bool) -> _Lines:
+    """Reads a head up to the end of its last line.
+
+    Raises:
+        MalformedAnswer: it is none.
+    """
+    is_odd = False
+    if ends_plainly and text.count("\n") == text.count("\r\n"):
+        text = text.replace("\r\n", "\n")
+    else:
+        is_odd = True  # line feeds alone, which a recipient may accept (RFC 9112 §2.2)
+        text = "\n".join([line.removesuffix("\r") for line in text.split("\n")])
+    text = text.removesuffix("\n")
+    if _CONTROLS.search(text) is not None:
+        raise MalformedAnswer("its head has control characters")
+    status_line, *lines = text.split("\n")
+    found = _STATUS_LINE.fullmatch(status_line)
+    if found is None:
+        raise MalformedAnswer("its first line is none of an answer")
+    fields = tuple([_field(line) for line in lines])
+    lengths, codings, options = _framing(fields)
+    return _Lines(int(found[2]), found[1] == "1", is_odd, fields, lengths, codings, options)
+
+
+_kept_lines: Final = lru_cache(maxsize=256)(partial(_read_lines, ends_plainly=True))
+"""Servers begin most answers with the same lines, but for the few that tell one object from another."""
+
+
+def _framing(fields: Fields) -> tuple[frozenset[str], tuple[str, ...], frozenset[str]]:
+    """The lengths, the codings and the options of the connection that fields name."""
+    lengths: list[str] = []
+    codings: list[str] = []
+    options: list[str] = []
+    for name, value in fields:
+        lower = name.lower()
+        if lower == "content-length":
+            lengths += value.split(",")
+        elif lower == "transfer-encoding":
+            codings += value.lower().split(",")
+        elif lower == "connection":
+            options += value.lower().split(",")
+    return (
+        frozenset([each.strip() for each in lengths]),
+        tuple([each.strip() for each in codings]),
+        frozenset([each.strip() for each in options]),
+    )
+
+
 def _field(line: str) -> tuple[str, str]:
-    return _kept_field(line) if len(line) <= _KEPT_LENGTH_MAX else _parsed_field(line)
-
-
-def _parsed_field(line: str) -> tuple[str, str]:
     name, colon, value = line.partition(":")
     if not colon or _NAME.fullmatch(name) is None:
         raise MalformedAnswer("a line of its head is no field")
     return name, value.strip(" \t")
-
-
-_kept_field: Final = lru_cache(maxsize=1024)(_parsed_field)
-"""Servers say the same few things again and again."""

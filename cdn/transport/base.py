@@ -8,13 +8,13 @@ servers. The contract is tests/contracts/fetcher.py.
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
-    from contextlib import AbstractAsyncContextManager
 
 _NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
@@ -90,4 +90,37 @@ class Fetcher(Protocol):
 
     async def close(self) -> None:
         """Gives up all connections; the fetcher cannot be used afterwards."""
+        ...
+
+
+class Begun(AbstractAsyncContextManager[Response], Protocol):
+    """A request that was sent without waiting, and whose answer may be taken without waiting.
+
+    Either `finish` ends it, or it is entered as the block that `Fetcher.send` gives, which then goes on from here.
+    """
+
+    def taken_whole(self) -> Response | None:
+        """The answer, if all of it is here: then its `whole` is no None."""
+        ...
+
+    def is_worth_waiting(self, size_max: int) -> bool:
+        """Whether nothing went wrong yet, and the body has no more than so many bytes as far as is known."""
+        ...
+
+    def finish(self) -> None:
+        """Ends it once the whole answer was taken, or when nobody wants it any more."""
+        ...
+
+
+class PromptFetcher(Protocol):
+    """Sends requests at once, where it can."""
+
+    def begin(self, request: Request, on_change: Callable[[], None]) -> Begun | None:
+        """Sends a request if nothing has to be waited for: neither a connection nor a turn; None if something has.
+
+        Args:
+            request: what to send.
+            on_change: called each time that something of the answer came or something went wrong, and never from
+                within this method; not called any more once the block is entered or `finish` was called.
+        """
         ...

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
+from collections.abc import Callable
 from typing import Final, cast
 
 from cdn.transport.answer_reader import AnswerReader
@@ -31,6 +33,8 @@ class Connection(asyncio.Protocol):
         self.reader: AnswerReader | None = None
         """Reads the answer that is awaited; None while the connection waits for a request."""
         self.pieces: deque[bytes] = deque()
+        self.asked_at = 0.0
+        """When the last request was sent."""
         self.heard_at = 0.0
         """When the peer last sent something, or the request was sent."""
         self.has_heard = False
@@ -43,6 +47,8 @@ class Connection(asyncio.Protocol):
         self._waiting_bytes = 0
         self._is_paused = False
         self._waiter: asyncio.Future[bool] | None = None
+        self.on_change: Callable[[], None] | None = None
+        """Called at each change, in place of somebody who waits for it."""
         self._loop = asyncio.get_running_loop()
 
     # ------------------------------------------------------------------------------------------------ from the loop
@@ -89,7 +95,8 @@ class Connection(asyncio.Protocol):
     def ask(self, head: bytes, reader: AnswerReader) -> None:
         """Sends a request."""
         assert self.transport is not None
-        self.reader, self.has_heard, self.heard_at = reader, False, self._loop.time()
+        self.reader, self.has_heard = reader, False
+        self.asked_at = self.heard_at = self._loop.time()
         self.transport.write(head)
 
     def next_change(self) -> asyncio.Future[bool]:
@@ -110,13 +117,9 @@ class Connection(asyncio.Protocol):
             self.transport.resume_reading()
         return piece
 
-    def take_all(self) -> list[bytes]:
-        """All pieces that are there; the peer may send more then."""
-        return [self.take() for _ in range(len(self.pieces))]
-
     def rest(self) -> None:
         """Makes ready for another request."""
-        self.reader = None
+        self.reader = self.on_change = None
         self.pieces.clear()
         self._waiting_bytes = 0
 
@@ -132,6 +135,8 @@ class Connection(asyncio.Protocol):
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
             waiter.set_result(is_changed)
+        elif self.on_change is not None:
+            self.on_change()
 
 
 class Pool:
@@ -155,10 +160,12 @@ class Pool:
     def take(self, host: Host) -> Connection | None:
         """A connection to a host, if one waits."""
         waiting = self._by_host.get(host.text)
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         while waiting:
-            connection = waiting[-1]
-            self.forget(connection)
+            connection = waiting.pop()
+            del self._waiting[connection]
+            if not waiting:
+                del self._by_host[host.text]
             if now < connection.kept_until and not connection.is_lost:
                 return connection
             connection.close()
@@ -166,15 +173,14 @@ class Pool:
 
     def put(self, connection: Connection) -> None:
         """Keeps a connection for later."""
-        loop = asyncio.get_running_loop()
         connection.rest()
-        connection.kept_until = loop.time() + self._seconds
+        connection.kept_until = time.monotonic() + self._seconds
         self._waiting[connection] = None
         self._by_host.setdefault(connection.host.text, []).append(connection)
         while len(self._waiting) > self._connections_max:
             next(iter(self._waiting)).close()
         if self._timer is None:
-            self._timer = loop.call_later(self._seconds, self._sweep)
+            self._timer = asyncio.get_running_loop().call_later(self._seconds, self._sweep)
 
     def forget(self, connection: Connection) -> None:
         """Keeps it no longer."""
@@ -195,9 +201,9 @@ class Pool:
             connection.close()
 
     def _sweep(self) -> None:
-        loop, self._timer = asyncio.get_running_loop(), None
+        self._timer, now = None, time.monotonic()
         for connection in list(self._waiting):
-            if connection.kept_until > loop.time():
-                self._timer = loop.call_at(connection.kept_until, self._sweep)
+            if connection.kept_until > now:
+                self._timer = asyncio.get_running_loop().call_later(connection.kept_until - now, self._sweep)
                 break
             connection.close()

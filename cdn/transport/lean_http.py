@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
@@ -19,7 +19,7 @@ from multidict import CIMultiDict
 
 from cdn.errors import MalformedAnswerError, ShortTransferError, SlowPeerError, UnreachableError
 from cdn.transport.answer_reader import AnswerHead, AnswerReader
-from cdn.transport.base import Request, Response
+from cdn.transport.base import Begun, Request, Response
 from cdn.transport.connection import Connection, Pool
 from cdn.transport.http import (
     DRAIN_SECONDS,
@@ -65,6 +65,14 @@ class LeanHttpFetcher:
         """Sends a request; see `Fetcher`."""
         host = self.plain.host_of(request) if self.settings.redirects_max == 0 else None
         return self._general_fetcher(request.url).send(request) if host is None else _Exchange(self, request, host)
+
+    def begin(self, request: Request, on_change: Callable[[], None]) -> Begun | None:
+        """Sends a request at once; see `PromptFetcher`."""
+        host = self.plain.host_of(request) if self.settings.redirects_max == 0 and not self.is_closed else None
+        if host is None:
+            return None
+        exchange = _Exchange(self, request, host)
+        return exchange if exchange.is_begun_at_once(on_change) else None
 
     async def close(self) -> None:
         """Gives up all connections; see `Fetcher`."""
@@ -151,11 +159,55 @@ class _Exchange:
         self._reader: AnswerReader | None = None
         self._head: AnswerHead | None = None
         self._headers: CIMultiDict[str] | None = None
+        self._is_begun = False
+
+    # ------------------------------------------------------------------------------------------------ at once
+
+    def is_begun_at_once(self, on_change: Callable[[], None]) -> bool:
+        """Sends the request on a kept connection, if there is one and nobody has to be waited for."""
+        if not self._slot.is_taken_at_once():
+            return False
+        kept = self._fetcher.kept(self._host)
+        if kept is None:
+            self._slot.give_back()
+            return False
+        try:
+            self._send(kept, self._fetcher.plain.head_of(self._request))
+        except ValueError:
+            self._fetcher.pool.put(kept)
+            self._slot.give_back()
+            return False
+        kept.on_change = on_change
+        self._is_begun = True
+        return True
+
+    def is_worth_waiting(self, size_max: int) -> bool:
+        """Whether all of a small body may still come; see `Begun`."""
+        connection, reader = self._connection, self._reader
+        if connection is None or reader is None or connection.is_lost or reader.is_complete:
+            return False
+        return reader.head is None or (reader.head.size is not None and reader.head.size <= size_max)
+
+    def taken_whole(self) -> Response | None:
+        """The answer, if all of it is here; see `Begun`."""
+        if self._reader is None or self.whole() is None:
+            return None
+        self._head = self._reader.head
+        return self
+
+    def finish(self) -> None:
+        """Ends it; see `Begun`."""
+        if self._connection is not None:
+            self._connection.on_change = None
+        self._give_back()
+        self._drop()
+        self._slot.give_back()
 
     # ------------------------------------------------------------------------------------------------ the block
 
     async def __aenter__(self) -> Response:
-        await self._slot.__aenter__()
+        if not self._is_begun:
+            await self._slot.__aenter__()
         try:
             await self._ask()
         except BaseException:
@@ -183,13 +235,19 @@ class _Exchange:
             head = fetcher.plain.head_of(self._request)
         except ValueError as error:
             raise UnreachableError(url, str(error)) from None
-        kept = fetcher.kept(self._host)
-        if kept is not None and await self._is_answered(kept, head, is_kept=True):
-            return
-        await self._is_answered(await fetcher.connect(self._host, url, self._request.proxy), head, is_kept=False)
+        kept = self._connection if self._is_begun else fetcher.kept(self._host)
+        if kept is not None:
+            if self._is_begun:
+                kept.on_change = None
+            else:
+                self._send(kept, head)
+            if await self._is_answered(kept, is_kept=True):
+                return
+        connection = await fetcher.connect(self._host, url, self._request.proxy)
+        self._send(connection, head)
+        await self._is_answered(connection, is_kept=False)
 
-    async def _is_answered(self, connection: Connection, head: bytes, *, is_kept: bool) -> bool:
-        """Waits for the head of the answer; False if a kept connection was closed before any of it came."""
+    def _send(self, connection: Connection, head: bytes) -> None:
         settings = self._fetcher.settings
         self._connection = connection
         self._fetcher.in_use.add(connection)
@@ -200,7 +258,12 @@ class _Exchange:
             on_interim=self._request.on_interim,
         )
         connection.ask(head, reader)
-        loop, deadline = asyncio.get_running_loop(), connection.heard_at + settings.head_timeout_seconds
+
+    async def _is_answered(self, connection: Connection, *, is_kept: bool) -> bool:
+        """Waits for the head of the answer; False if a kept connection was closed before any of it came."""
+        settings, reader = self._fetcher.settings, self._reader
+        assert reader is not None
+        loop, deadline = asyncio.get_running_loop(), connection.asked_at + settings.head_timeout_seconds
         while (answer := reader.answer()) is None:
             if connection.malformed is not None or connection.is_lost:
                 if is_kept and not connection.has_heard and not self._fetcher.is_closed:
@@ -222,6 +285,12 @@ class _Exchange:
             return
         if not reader.is_complete:
             await self._drain(connection, reader)
+        self._give_back()
+
+    def _give_back(self) -> None:
+        connection, reader = self._connection, self._reader
+        if connection is None or reader is None:
+            return
         if reader.is_reusable and not connection.is_lost and not self._fetcher.is_closed:
             self._connection = None
             self._fetcher.in_use.discard(connection)
@@ -274,7 +343,7 @@ class _Exchange:
         connection, reader = self._connection, self._reader
         if connection is None or reader is None or not reader.is_complete or connection.malformed is not None:
             return None
-        return connection.take() if len(connection.pieces) == 1 else b"".join(connection.take_all())
+        return connection.pieces[0] if len(connection.pieces) == 1 else b"".join(connection.pieces)
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, piece by piece; see `Response`."""

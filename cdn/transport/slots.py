@@ -88,12 +88,27 @@ class Slot:
         self._per_host = per_host
         self._total = total
 
-    async def __aenter__(self) -> None:
+    def is_taken_at_once(self) -> bool:
+        """Holds the slot without a block if nobody has to be waited for; then `give_back` ends that."""
+        known = self._users_of_host()
+        if known.is_passed():
+            if self._total.is_passed():
+                return True
+            known.give_back()
+        self._leave(known)
+        return False
+
+    def _users_of_host(self) -> _Host:
+        """Counts as one of the host's users."""
         known = self._hosts.get(self._host)
         if known is None:
             known = self._hosts[self._host] = _Host(self._per_host)
         self._known = known
         known.users += 1
+        return known
+
+    async def __aenter__(self) -> None:
+        known = self._users_of_host()
         try:
             if not known.is_passed():
                 await known.passed()
@@ -110,6 +125,10 @@ class Slot:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.give_back()
+
+    def give_back(self) -> None:
+        """Lets the next one have the slot."""
         self._total.give_back()
         self._known.give_back()
         self._leave(self._known)

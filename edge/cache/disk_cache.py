@@ -116,7 +116,7 @@ class DiskCache:
         self._root = directory
         self._files = directory / "v1"
         self._temporary = directory / TEMPORARY
-        self._unfinished = str(self._temporary / str(share.index))
+        self._unfinished = f"{self._temporary}/{share.index}-{os.getpid()}"
         self._memory_body_max = memory_body_max
         self._share = share
         self._trouble = DiskTrouble(statistics)
@@ -283,7 +283,7 @@ class DiskCache:
         with self._lock:
             self._next_temporary += 1
             number = self._next_temporary
-        path = f"{self._unfinished}-{os.getpid()}-{number}"
+        path = f"{self._unfinished}-{number}"
         try:
             return SpoolFile(self.room, path)
         except OSError as error:

@@ -13,8 +13,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
+
+from cdn.errors import StorageError
 
 THREADS_MAX: Final = 16
 PATIENCE_SECONDS: Final = 0.02
@@ -25,14 +26,72 @@ TOGETHER: Final = 16
 T = TypeVar("T")
 
 
-@dataclass(slots=True)
 class _Call:
-    work: Callable[[], Any]
-    future: asyncio.Future[Any]
-    drop: Callable[[Any], object] | None
-    came_at: float
-    result: Any = None
-    error: Exception | None = None
+    """One call, from being asked for to the delivery of its result."""
+
+    __slots__ = ("came_at", "error", "result", "work")
+
+    def __init__(self, work: Callable[[], Any], came_at: float) -> None:
+        self.work = work
+        self.came_at = came_at
+        self.result: Any = None
+        self.error: Exception | None = None
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Whether nobody waits for it any more."""
+        return False
+
+    def give_up(self) -> None:
+        """Says that it will not be made."""
+
+    def deliver(self) -> None:
+        """Gives its result to whoever waits for it, in the event loop."""
+
+
+class _AwaitedCall(_Call):
+    __slots__ = ("drop", "future")
+
+    def __init__(
+        self,
+        work: Callable[[], Any],
+        came_at: float,
+        future: asyncio.Future[Any],
+        drop: Callable[[Any], object] | None,
+    ) -> None:
+        super().__init__(work, came_at)
+        self.future = future
+        self.drop = drop
+
+    @property
+    def is_unwanted(self) -> bool:
+        return self.future.cancelled()
+
+    def give_up(self) -> None:
+        self.future.cancel()
+
+    def deliver(self) -> None:
+        if self.future.done():
+            if self.drop is not None and self.error is None:
+                self.drop(self.result)
+        elif self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+class _PostedCall(_Call):
+    __slots__ = ("on_end",)
+
+    def __init__(self, work: Callable[[], Any], came_at: float, on_end: Callable[[Exception | None], object]) -> None:
+        super().__init__(work, came_at)
+        self.on_end = on_end
+
+    def give_up(self) -> None:
+        self.on_end(StorageError("nothing is written any more"))
+
+    def deliver(self) -> None:
+        self.on_end(self.error)
 
 
 class DiskThreads:
@@ -69,23 +128,36 @@ class DiskThreads:
             drop: is given a result that nobody waits for any more.
             is_urgent: whether somebody waits for it; else it waits for others, so that one waking serves many.
         """
-        loop = self._loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._take(_AwaitedCall(work, time.monotonic(), future, drop), is_urgent=is_urgent)
+        return future
+
+    def post(self, work: Callable[[], object], on_end: Callable[[Exception | None], object]) -> None:
+        """Has a thread call a function that is not urgent.
+
+        Args:
+            work: what to call.
+            on_end: called in the event loop at the end, with what the function raised, or if it is not called any more.
+        """
+        self._take(_PostedCall(work, time.monotonic(), on_end), is_urgent=False)
+
+    def _take(self, call: _Call, *, is_urgent: bool) -> None:
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
         if self._is_closed:
-            future.cancel()
-            return future
-        self._waiting.append(_Call(work, future, drop, time.monotonic()))
+            call.give_up()
+            return
+        self._waiting.append(call)
         if len(self._parked) == len(self._threads) and (is_urgent or len(self._waiting) >= TOGETHER):
             self._wake()
         elif self._look_again is None:
-            self._look_again = loop.call_later(self._patience_seconds, self._look)
-        return future
+            self._look_again = self._loop.call_later(self._patience_seconds, self._look)
 
     async def close(self) -> None:
         """Lets threads finish what they are doing, and ends them; what waits is not done any more."""
         self._is_closed = True
         while self._waiting:
-            self._waiting.popleft().future.cancel()
+            self._waiting.popleft().give_up()
         if self._look_again is not None:
             self._look_again.cancel()
             self._look_again = None
@@ -121,14 +193,7 @@ class DiskThreads:
     def _deliver(self) -> None:
         self._is_told = False
         while self._done:
-            call = self._done.popleft()
-            if call.future.done():
-                if call.drop is not None and call.error is None:
-                    call.drop(call.result)
-            elif call.error is not None:
-                call.future.set_exception(call.error)
-            else:
-                call.future.set_result(call.result)
+            self._done.popleft().deliver()
 
     # ------------------------------------------------------------------------------------------------ in threads
 
@@ -145,7 +210,7 @@ class DiskThreads:
             call = self._waiting.popleft()
         except IndexError:
             return False
-        if not call.future.cancelled():
+        if not call.is_unwanted:
             self._do(call)
         return True
 

@@ -17,7 +17,7 @@ from edge.cache.disk_cache import DamagedFileError
 from edge.connection.client_limits import Client
 from edge.connection.client_stream import ClientStream
 from edge.connection.exchange import JOIN_BYTES_MAX, ClientGone, Exchange
-from edge.connection.shared import Shared
+from edge.connection.shared import Awaited, Shared
 from edge.http.answering import error_answer, render_head
 from edge.http.ranges import ByteRange
 from edge.http.request import Request, RequestError, RequestReader
@@ -35,6 +35,28 @@ FIRST_REQUEST_SECONDS: Final = 1.0
 _NO_REQUEST: Final = Request("GET", "/", keeps_alive=False)
 
 
+class Waiting:
+    """A request that waits without a task, in the place of one.
+
+    Args:
+        request: what was asked.
+        awaited: what comes.
+    """
+
+    __slots__ = ("awaited", "began_at", "is_over", "request")
+
+    def __init__(self, request: Request, awaited: Awaited) -> None:
+        self.request = request
+        self.awaited = awaited
+        self.began_at = time.perf_counter()
+        self.is_over = False
+
+    def cancel(self) -> None:
+        """Waits no more."""
+        self.is_over = True
+        self.awaited.leave()
+
+
 class Connection(ClientStream):
     """The protocol of one connection.
 
@@ -49,7 +71,8 @@ class Connection(ClientStream):
         self._pending = self._reader.pending
         self._hit = shared.service.hit
         self._now = shared.clock.now
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | Waiting | None = None
+        """What is being done for one request."""
         self._was_active: bool | None = None
         """Whether a request was answered at once since the last look, as reading the clock each time costs too much.
 
@@ -64,6 +87,7 @@ class Connection(ClientStream):
         self._client: Client | None = None
         self._bucket: Client | None = None
         self.client = ""
+        self._loop = asyncio.get_running_loop()
 
     # ------------------------------------------------------------------------------------------------ from the loop
 
@@ -167,7 +191,7 @@ class Connection(ClientStream):
             if self._bucket is not None:
                 self._count_request(self._bucket)
             if not self._answer_at_once(request):
-                self._task = asyncio.get_running_loop().create_task(self._answer(request))
+                self._task = self._waiting_for(request) or self._loop.create_task(self._answer(request))
                 self._head_since = None
                 return
             if not self._is_writable or self._is_closing:
@@ -307,13 +331,54 @@ class Connection(ClientStream):
 
     # ------------------------------------------------------------------------------------------------ one answer
 
-    async def _answer(self, request: Request) -> None:
+    def _waiting_for(self, request: Request) -> Waiting | None:
+        """Waits without a task, if it is enough to be told when the answer is there."""
+        if not request.is_plain or self._shared.is_draining or self._shared.access_log.request_ids is not None:
+            return None
+        awaited = self._shared.service.awaited(request)
+        if awaited is None:
+            return None
+        waiting = Waiting(request, awaited)
+        awaited.tell(partial(self._has_come, waiting))
+        return waiting
+
+    def _has_come(self, waiting: Waiting, _: object) -> None:
+        """Answers a request that waited, at once if that can be."""
+        if waiting.is_over:
+            return
+        is_usual = not (self._shared.is_draining or self._is_closing)
+        ready = waiting.awaited.answered(waiting.request) if is_usual else None
+        if ready is None:
+            task = self._task = self._loop.create_task(self._answer(waiting.request, waiting))
+            task.add_done_callback(lambda _: waiting.cancel())
+            return
+        waiting.cancel()
+        self._task = None
+        head, body, result = ready
+        self._write_whole(head, body)
+        self._note_answer(waiting.request, 200, len(body), result.value, waiting.began_at)
+        self._active_at = self._shared.clock.monotonic()
+        if self._is_writable:
+            self._go_on()
+
+    def _write_whole(self, head: bytes, body: bytes) -> None:
+        assert self._transport is not None
+        if len(body) <= JOIN_BYTES_MAX:
+            self._transport.write(head + body)
+        else:
+            self._transport.writelines((head, body))
+
+    async def _answer(self, request: Request, waiting: Waiting | None = None) -> None:
         """Answers one request that takes time; the outermost edge of its task."""
         exchange = self._exchange(request)
         if (request_ids := self._shared.access_log.request_ids) is not None:
             exchange.request_id = request_ids.of(request.headers)
         try:
-            await self._shared.service.serve(request, exchange)
+            if waiting is None:
+                await self._shared.service.serve(request, exchange)
+            else:
+                exchange.began_at = waiting.began_at
+                await waiting.awaited.serve(request, exchange)
         except ClientGone:
             pass
         except Exception as error:  # noqa: BLE001 -- a mistake of ours costs one connection, not the server
@@ -344,28 +409,24 @@ class Connection(ClientStream):
         return Exchange(self, request)
 
     def _log(self, exchange: Exchange) -> None:
-        shared = self._shared
         if exchange.status == 0:
             return
-        shared.statistics.statuses[exchange.status] += 1
-        shared.statistics.bytes_sent += exchange.sent
         exchange.tally.bytes += exchange.sent
-        seconds = time.perf_counter() - exchange.began_at
-        if (durations := shared.statistics.seconds.get(exchange.result)) is not None:
+        ids = exchange.request_id, exchange.waited_for
+        self._note_answer(exchange.request, exchange.status, exchange.sent, exchange.result, exchange.began_at, ids)
+
+    def _note_answer(
+        self, request: Request, status: int, sent: int, result: str, began_at: float, ids: tuple[str, str] = ("", "")
+    ) -> None:
+        """Counts and logs an answer that took time."""
+        shared, seconds = self._shared, time.perf_counter() - began_at
+        shared.statistics.statuses[status] += 1
+        shared.statistics.bytes_sent += sent
+        if (durations := shared.statistics.seconds.get(result)) is not None:
             durations.observe(seconds)
-        if shared.access_log.takes(exchange.status):
-            access = Access(
-                self.client,
-                exchange.request,
-                exchange.status,
-                exchange.sent,
-                exchange.result,
-                seconds,
-                shared.clock.now(),
-                exchange.request_id,
-                exchange.waited_for,
-            )
-            shared.access_log.add(access)
+        if shared.access_log.takes(status):
+            now = shared.clock.now()
+            shared.access_log.add(Access(self.client, request, status, sent, result, seconds, now, *ids))
 
     @property
     def is_draining(self) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
@@ -17,10 +17,30 @@ from edge.connection.slow_readers import SlowReaders, fair_piece_bytes
 from edge.http.request import Request, RequestLimits
 from edge.settings.limits import LimitSettings
 from edge.watching.access_log import AccessLog
-from edge.watching.statistics import Statistics
+from edge.watching.statistics import Result, Statistics
 
 UNSENT_BYTES_MAX: Final = 256 << 20
 _AMPLE: Final = DescriptorShares(1 << 16, 1 << 16)
+
+
+class Awaited(Protocol):
+    """What a request waits for without a task, until `leave` is called."""
+
+    def tell(self, callback: Callable[[object], object]) -> None:
+        """Calls back once something has come, with nothing of use."""
+        ...
+
+    def answered(self, request: Request) -> tuple[bytes, bytes, Result] | None:
+        """Head and body for the request, and what to call that; None if `serve` must go on."""
+        ...
+
+    async def serve(self, request: Request, exchange: Exchange) -> None:
+        """Answers the request with whatever has come, or will."""
+        ...
+
+    def leave(self) -> None:
+        """Waits no more."""
+        ...
 
 
 class Service(Protocol):
@@ -36,6 +56,10 @@ class Service(Protocol):
 
     def confirm(self, file: OpenFile) -> bool:
         """Hashes a file again, and says whether it is right; called in a thread."""
+        ...
+
+    def awaited(self, request: Request) -> Awaited | None:
+        """What a plain request waits for, if that can be had without a task."""
         ...
 
     async def serve(self, request: Request, exchange: Exchange) -> None:

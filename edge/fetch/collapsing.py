@@ -1,7 +1,8 @@
 """One fetch for many waiting clients: flights, found by key while they last.
 
-A flight is a task of its own. Clients join it and leave it; none of them carries it, so the first one to leave takes
-nothing from the others, and what was begun for a client that gave up is there when it comes again.
+A flight goes on by itself, in a task of its own or, while nothing has to be waited for but one answer, by call backs.
+Clients join it and leave it; none of them carries it, so the first one to leave takes nothing from the others, and what
+was begun for a client that gave up is there when it comes again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from cdn.telemetry import event
 from edge.cache.memory_entry import MemoryEntry
 from edge.content import Content
 from edge.fetch.arriving_body import ArrivingBody, NobodyWaits
+from edge.http.alike import ObjectAnswer
 from edge.http.caching import StoredHead
 from edge.http.headers import Headers
 from edge.http.request_id import named
@@ -46,11 +48,16 @@ class Arriving:
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """A whole response; the fields as in `Arriving`."""
+    """A whole response; the fields as in `Arriving`.
+
+    Args:
+        answer: what is known of its head, of an object that is as its server's others.
+    """
 
     entry: MemoryEntry
     is_stored: bool
     is_shareable: bool
+    answer: ObjectAnswer | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,18 +80,40 @@ class Flight:
         key: by which it is found.
         resource: the key of the URL that it is for; the same for all variants.
         is_miss: whether nothing was stored when it began.
+        loop: in which it goes on; the running one if None.
     """
 
-    def __init__(self, key: str, resource: str = "", *, is_miss: bool = False) -> None:
+    __slots__ = (
+        "_interim",
+        "_listeners",
+        "body",
+        "clients",
+        "is_done",
+        "is_miss",
+        "is_outdated",
+        "is_storing",
+        "key",
+        "outcome",
+        "request_id",
+        "resource",
+    )
+
+    def __init__(
+        self,
+        key: str,
+        resource: str = "",
+        *,
+        is_miss: bool = False,
+        loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
         self.key = key
         self.is_miss = is_miss
         self.resource = resource or key
         self.is_outdated = False
         """Whether its answer was overtaken by a change, so that nothing of it is kept."""
-        self._interim: list[tuple[int, Headers]] = []
-        self._listeners: set[Told] = set()
-        self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        self.outcome.add_done_callback(_take_note)
+        self._interim: tuple[tuple[int, Headers], ...] = ()
+        self._listeners: frozenset[Told] = frozenset()
+        self.outcome: asyncio.Future[Outcome] = (loop or asyncio.get_running_loop()).create_future()
         self.clients = 0
         self.body: ArrivingBody | None = None
         self.is_done = False
@@ -112,19 +141,19 @@ class Flight:
     def tell_interim(self, status: int, fields: Headers) -> None:
         """Passes an interim answer on to whoever waits."""
         if not self.outcome.done() and len(self._interim) < INTERIM_MAX:
-            self._interim.append((status, fields))
-            for listener in list(self._listeners):
+            self._interim = (*self._interim, (status, fields))
+            for listener in self._listeners:
                 listener(status, fields)
 
     def add_listener(self, listener: Told) -> None:
         """Tells somebody what interim answers came and will come."""
-        self._listeners.add(listener)
+        self._listeners |= {listener}
         for status, fields in self._interim:
             listener(status, fields)
 
     def remove_listener(self, listener: Told) -> None:
         """Tells somebody nothing more."""
-        self._listeners.discard(listener)
+        self._listeners -= {listener}
 
     def publish(self, outcome: Outcome) -> None:
         """Gives clients what there is to give; only the first call counts."""
@@ -137,17 +166,23 @@ class Flight:
             self.body.fail(error)
         if not self.outcome.done():
             self.outcome.set_exception(error)
+            self.outcome.exception()  # so that one nobody waited for is not reported as forgotten
+
+    def join(self) -> None:
+        """One more client reads from it, until it calls `leave`."""
+        self.clients += 1
+
+    def leave(self) -> None:
+        """A client reads no more."""
+        self.clients -= 1
+        if self.body is not None:
+            self.body.make_room()
+            self.let_go()
 
     def let_go(self) -> None:
         """Closes the unfinished file when neither the fetch nor a client needs it."""
         if self.is_done and self.clients == 0 and self.body is not None and self.body.spool is not None:
             self.body.spool.close()
-
-
-def _take_note(outcome: asyncio.Future[Outcome]) -> None:
-    """Looks at a failure, so that one nobody waited for is not reported as forgotten."""
-    if not outcome.cancelled():
-        outcome.exception()
 
 
 class Joined:
@@ -160,7 +195,7 @@ class Joined:
         self._on_interim = on_interim
 
     def __enter__(self) -> Flight:
-        self._flight.clients += 1
+        self._flight.join()
         if self._on_interim is not None:
             self._flight.add_listener(self._on_interim)
         return self._flight
@@ -168,13 +203,9 @@ class Joined:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        flight = self._flight
-        flight.clients -= 1
         if self._on_interim is not None:
-            flight.remove_listener(self._on_interim)
-        if flight.body is not None:
-            flight.body.make_room()
-        flight.let_go()
+            self._flight.remove_listener(self._on_interim)
+        self._flight.leave()
 
 
 Run = Callable[[Flight], Awaitable[None]]
@@ -185,11 +216,13 @@ class Flights:
 
     def __init__(self) -> None:
         self._by_key: dict[str, Flight] = {}
-        self._running: set[Flight] = set()
-        self._tasks: dict[asyncio.Task[None], Flight] = {}
+        self._running: dict[Flight, Callable[[], object]] = {}
+        """What ends each of them early."""
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._all_ended: asyncio.Future[None] | None = None
 
     def __len__(self) -> int:
-        return len(self._tasks)
+        return len(self._running)
 
     def find(self, key: str) -> Flight | None:
         """The flight for a key that can be joined."""
@@ -215,7 +248,7 @@ class Flights:
         return flight is not None and flight.is_miss and flight.joinable
 
     def start(self, key: str, run: Run, *, is_shared: bool = True, resource: str = "", is_miss: bool = False) -> Flight:
-        """Begins a fetch.
+        """Begins a fetch in a task.
 
         Args:
             key: what for.
@@ -225,13 +258,39 @@ class Flights:
             is_miss: see `Flight`.
         """
         flight = Flight(key, resource, is_miss=is_miss)
-        self._running.add(flight)
         if is_shared:
             self._by_key[key] = flight
-        task = asyncio.create_task(self._run(flight, run))
-        self._tasks[task] = flight
-        task.add_done_callback(self._tasks.pop)
+        self.carry(flight, run)
         return flight
+
+    def add(self, flight: Flight, stop: Callable[[], object]) -> None:
+        """Takes a fetch that goes on by itself, others may join, and `end` or `carry` is called for."""
+        self._by_key[flight.key] = flight
+        self._running[flight] = stop
+
+    def carry(self, flight: Flight, run: Run) -> None:
+        """Has a task do what is left of a fetch."""
+        task = asyncio.create_task(self._run(flight, run))
+        self._running[flight] = task.cancel
+        self._tasks.add(task)
+
+        def note(task: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            if not flight.is_done:  # it was cancelled before it began
+                flight.fail(FlightStopped())
+                self.end(flight)
+
+        task.add_done_callback(note)
+
+    def end(self, flight: Flight) -> None:
+        """Takes that a fetch is over."""
+        flight.is_done = True
+        self._running.pop(flight, None)
+        if self._by_key.get(flight.key) is flight:
+            del self._by_key[flight.key]
+        flight.let_go()
+        if self._all_ended is not None and not self._running and not self._all_ended.done():
+            self._all_ended.set_result(None)
 
     def joined(self, flight: Flight, on_interim: Told | None = None) -> Joined:
         """Keeps what a client reads from while it reads, and tells it of interim answers."""
@@ -239,11 +298,13 @@ class Flights:
 
     async def stop(self) -> None:
         """Ends all fetches; those that only store what has come do so first."""
-        tasks = list(self._tasks)
-        for task, flight in list(self._tasks.items()):
+        for flight, stop in list(self._running.items()):
             if not flight.is_storing:
-                task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+                stop()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._running:
+            self._all_ended = asyncio.get_running_loop().create_future()
+            await self._all_ended
 
     async def _run(self, flight: Flight, run: Run) -> None:
         try:
@@ -256,15 +317,15 @@ class Flights:
             flight.fail(FlightStopped())
             raise
         except Exception as error:  # noqa: BLE001 -- the task's outermost edge: clients get an answer in any case
-            reason, request = f"{type(error).__name__}: {error}", named(flight.request_id)
-            event("edge.fetch.crashed", level="error", key=flight.key, error=reason, **request)
-            flight.fail(error)
+            self.crashed(flight, error)
         finally:
-            flight.is_done = True
-            self._running.discard(flight)
-            if self._by_key.get(flight.key) is flight:
-                del self._by_key[flight.key]
-            flight.let_go()
+            self.end(flight)
+
+    def crashed(self, flight: Flight, error: Exception) -> None:
+        """Tells clients and the operator of a mistake of this program."""
+        reason, request = f"{type(error).__name__}: {error}", named(flight.request_id)
+        event("edge.fetch.crashed", level="error", key=flight.key, error=reason, **request)
+        flight.fail(error)
 
 
 class FlightStopped(Exception):  # noqa: N818 -- no failure: the edge is stopping

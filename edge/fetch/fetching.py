@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Final
@@ -63,9 +63,13 @@ class Fetch:
         supplies: what it works with.
         order: what to fetch.
         flight: whoever waits for it.
+        attempts: the requests to send, if that was decided already; the first of them may be under way.
     """
 
-    def __init__(self, supplies: Supplies, order: FetchOrder, flight: Flight) -> None:
+    def __init__(
+        self, supplies: Supplies, order: FetchOrder, flight: Flight, attempts: Iterable[Attempt] | None = None
+    ) -> None:
+        self._decided = attempts
         self._with = supplies
         self._order = order
         self._flight = flight
@@ -113,8 +117,11 @@ class Fetch:
         now, sources, keeper = self._with.clock.monotonic(), self._order.destination.sources, self._order.keeper
         if keeper is not None:
             yield Attempt(keeper, wants_fresh_copy=False)
-        for source in self._with.health.ordered(sources, now):
-            yield Attempt(source, self._order.wants_fresh_copy)
+        if self._decided is not None:
+            yield from self._decided
+        else:
+            for source in self._with.health.ordered(sources, now):
+                yield Attempt(source, self._order.wants_fresh_copy)
         self._causes += self._with.health.pausing(sources, now)
 
     def _send(self, attempt: Attempt) -> AbstractAsyncContextManager[Response]:
@@ -157,7 +164,7 @@ class Fetch:
     async def _use(self, asking: Asking, race: Race) -> bool:
         """Takes an answer; whether it is the answer."""
         attempt, response = asking.attempt, asking.response
-        head = self._head_of(response, asking.asked_at)
+        head = answer_head(self._order, response, asking.asked_at, self._with.clock.now())
         if 200 <= head.status < 300 and (head.status != 206 or self._arrived):
             await race.settle(asking)
             await self._take(attempt, response, head)
@@ -196,14 +203,6 @@ class Fetch:
         if self._arrived:
             fields["Range"] = f"bytes={self._arrived}-"
         return fields
-
-    def _head_of(self, response: Response, asked_at: float) -> StoredHead:
-        now = self._with.clock.now()
-        headers = dated(kept_fields(self._content, Headers(response.fields)), now)
-        # Nothing of the client's is passed on with what is a repository's, so nothing of it can matter.
-        is_other = self._content.kind is ContentKind.OTHER
-        selecting = selecting_fields(self._order.request, headers) if is_other else ()
-        return StoredHead(response.status, headers, asked_at, now, selecting)
 
     @property
     def _arrived(self) -> int:
@@ -434,6 +433,23 @@ class Fetch:
             self._hasher.update_at_once(piece)
         elif self._is_stored and self._checksum is not None:
             self._checksum.update(piece)
+
+
+def answer_head(order: FetchOrder, response: Response, asked_at: float, now: float) -> StoredHead:
+    """The head of an answer as it is kept and passed on.
+
+    Args:
+        order: what was asked for.
+        response: what came.
+        asked_at: when it was asked for, in seconds since the epoch.
+        now: when it came.
+    """
+    content = order.destination.content
+    headers = dated(kept_fields(content, Headers(response.fields)), now)
+    # Nothing of the client's is passed on with what is a repository's, so nothing of it can matter.
+    is_other = content.kind is ContentKind.OTHER
+    selecting = selecting_fields(order.request, headers) if is_other else ()
+    return StoredHead(response.status, headers, asked_at, now, selecting)
 
 
 async def _small_body(response: Response) -> bytes:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 from cdn.errors import StorageError
+from cdn.telemetry import event
 from edge.cache.memory_entry import MemoryEntry
 from edge.fetch.arriving_body import ArrivingBody
 from edge.fetch.collapsing import Flight
@@ -79,6 +81,37 @@ class Keeping:
             await self._with.variants.store(self._resource, head.selecting)
         if self._with.root_catalogs is not None and self._with.root_catalogs.holds(key):
             await asyncio.to_thread(self._with.disk.pin, key)
+
+    def store_behind(self, body: bytes, head: StoredHead, on_end: Callable[[], object]) -> None:
+        """Has an object that its name proves put on disk while nobody waits for that.
+
+        Args:
+            body: the whole of it.
+            head: status and fields.
+            on_end: called when that is over, whether or not the disk took it.
+        """
+        try:
+            self._with.store_queue.enter(self._resource, len(body))
+        except StorageError as error:
+            self.note_refused(error)
+            on_end()
+            return
+        self._with.threads.post(partial(self._write_object, body, head), partial(self._note_written, len(body), on_end))
+
+    def _write_object(self, body: bytes, head: StoredHead) -> None:
+        if not self._flight.is_outdated:
+            self._with.disk.store(self._resource, head, body, "")
+
+    def _note_written(self, size: int, on_end: Callable[[], object], error: Exception | None) -> None:
+        catalogs = self._with.root_catalogs
+        self._with.store_queue.leave(self._resource, size)
+        if isinstance(error, StorageError):
+            self.note_refused(error)
+        elif error is not None:
+            event("edge.cache.crashed", level="error", key=self._resource, error=f"{type(error).__name__}: {error}")
+        elif catalogs is not None and catalogs.holds(self._resource):
+            self._with.threads.post(partial(self._with.disk.pin, self._resource), lambda _: None)
+        on_end()
 
     async def _put(self, body: ArrivingBody | bytes, key: str, head: StoredHead, checksum: str) -> None:
         disk, pinned = self._with.disk, self._content.is_pinned

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cdn.errors import AllSourcesFailedError, SlowPeerError
 from edge.fetch.collapsing import Complete
@@ -45,7 +46,14 @@ class FetchOrder:
 
     def fields(self, edge_name: str) -> dict[str, str]:
         """The fields of a request to an upstream."""
+        if not (self.request.pairs or self.via or self.request_id):
+            return _own_fields(edge_name).copy()
         return upstream_fields(self.request, self.via, edge_name, self.request_id)
+
+
+@lru_cache(maxsize=8)
+def _own_fields(edge_name: str) -> dict[str, str]:
+    return upstream_fields(NO_FIELDS, "", edge_name)
 
 
 class UpstreamsFailedError(AllSourcesFailedError):

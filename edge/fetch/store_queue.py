@@ -43,16 +43,24 @@ class StoreQueue:
         Raises:
             StorageError: there is none.
         """
-        size += WAITING_OVERHEAD_BYTES
-        is_full = self._bytes + size > self._bytes_max or self._urls[resource] >= OF_ONE_URL_MAX
-        if is_full and not is_certain:
-            raise StorageError(f"the disk is too slow: {len(self)} answers wait for it")
-        self._bytes += size
-        self._urls[resource] += 1
+        self.enter(resource, size, is_certain=is_certain)
         try:
             yield
         finally:
-            self._bytes -= size
-            self._urls[resource] -= 1
-            if not self._urls[resource]:
-                del self._urls[resource]
+            self.leave(resource, size)
+
+    def enter(self, resource: str, size: int, *, is_certain: bool = False) -> None:
+        """Takes a place until `leave`; as `place`."""
+        size += WAITING_OVERHEAD_BYTES
+        is_full = self._bytes + size > self._bytes_max or self._urls.get(resource, 0) >= OF_ONE_URL_MAX
+        if is_full and not is_certain:
+            raise StorageError(f"the disk is too slow: {len(self)} answers wait for it")
+        self._bytes += size
+        self._urls[resource] = self._urls.get(resource, 0) + 1
+
+    def leave(self, resource: str, size: int) -> None:
+        """Gives a place back."""
+        self._bytes -= size + WAITING_OVERHEAD_BYTES
+        self._urls[resource] -= 1
+        if not self._urls[resource]:
+            del self._urls[resource]

@@ -30,7 +30,7 @@ _DEFAULT_TYPES: Final = {
     ContentKind.DOCUMENT: "application/x-cvmfs",
 }
 _IN_304: Final = frozenset({"cache-control", "content-location", "date", "etag", "expires", "vary", "last-modified"})
-_NEVER_SENT: Final = frozenset({"content-length", "age", "accept-ranges"})
+NEVER_SENT: Final = frozenset({"content-length", "age", "accept-ranges"})
 """Fields made anew for each answer."""
 
 
@@ -197,7 +197,7 @@ def _fields(source: Representation, now: float, status: CacheStatus, edge_name: 
     explicit = explicit_lifetime(head.headers)
     lifetime = completed_lifetime(explicit, head.status, head.headers, source.lifetime)
     age = current_age(head, now)
-    kept = head.headers.but(_NEVER_SENT)
+    kept = head.headers.but(NEVER_SENT)
     if source.lifetime.is_immutable and age >= lifetime:
         age %= lifetime or OBJECT_SECONDS
         kept = _renewed(kept, now - age, lifetime)
@@ -222,6 +222,11 @@ def _renewed(headers: Headers, born_at: float, lifetime: float) -> Headers:
     return renewed.replaced("Expires", http_date(born_at + lifetime)) if "Expires" in headers else renewed
 
 
+def default_type(kind: ContentKind) -> str:
+    """What a repository's content is said to be where its upstream does not say it."""
+    return _DEFAULT_TYPES[kind]
+
+
 def cache_token(edge_name: str) -> str:
     """The name of this cache as a quoted string, which any name can be (RFC 9211 §2)."""
     return f'"{edge_name}"'
@@ -234,10 +239,16 @@ def kept_fields(content: Content, headers: Headers) -> Headers:
     """
     kept = headers.end_to_end()
     if content.kind is ContentKind.OBJECT and content.digest is not None:
-        return Headers((*kept.but(_NOT_OF_OBJECTS).pairs, ("ETag", f'"{content.digest.text}"')))
+        return Headers((*kept.but(_NOT_OF_OBJECTS).pairs, ("ETag", object_tag(content))))
     if content.kind is not ContentKind.OTHER:
         kept = kept.without("Set-Cookie")
     return kept
+
+
+def object_tag(content: Content) -> str:
+    """The tag of an object: its digest."""
+    assert content.digest is not None
+    return f'"{content.digest.text}"'
 
 
 def error_answer(

@@ -20,6 +20,7 @@ from cdn.errors import DocumentError
 from edge.http.headers import Headers, tokens
 
 _END: Final = b"\r\n\r\n"
+_RETURN: Final = ord("\r")
 _FORBIDDEN: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<!\r)\n|\n[ \t]")
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])\r\n")
 _COMMON_LINE: Final = re.compile(
@@ -77,9 +78,9 @@ class Version(Enum):
     HTTP_1_1 = (1, 1)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class RequestLimits:
-    """How large a request may be.
+    """How large a request may be. Compared by identity, since what was read within the same limits is looked up often.
 
     Args:
         head_bytes_max: the whole head.
@@ -150,8 +151,14 @@ class RequestReader:
             known = self._memo.get(data)
             if known is not None:
                 return known
+            if self._is_one_head(data):
+                return self._read(data)
         self._buffer += data
         return self.next()
+
+    def _is_one_head(self, data: bytes) -> bool:
+        size = len(data)
+        return data.find(_END) == size - len(_END) and size <= self._limits.head_bytes_max and data[0] != _RETURN
 
     def keep(self, data: bytes) -> None:
         """Takes bytes that are looked at later, by `next`."""

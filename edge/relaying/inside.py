@@ -136,6 +136,9 @@ class InsideService:
     def hit_file(self, request: Request, now: float) -> None:
         """Files are sent the long way, which says what became of the request."""
 
+    def awaited(self, request: Request) -> None:
+        """What is not ready is answered the long way, which says what became of the request."""
+
     def confirm(self, file: OpenFile) -> bool:
         """Hashes a file again, and says whether it is right; called in a thread."""
         return self._service.confirm(file)

@@ -39,6 +39,7 @@ from edge.serving.body_pieces import arriving_pieces, file_pieces
 from edge.serving.finding import Finder, Found, Stored
 from edge.serving.ordering import Ordering
 from edge.serving.passing import Passing
+from edge.serving.plain_misses import AwaitedObject, PlainMisses
 from edge.watching.statistics import Result
 
 ROUNDS_MAX: Final = 3
@@ -80,6 +81,7 @@ class EdgeService:
         self._finder = Finder(supplies, flights)
         self._ordering = Ordering(supplies, flights)
         self._passing = Passing(supplies, flights)
+        self._plain_misses = PlainMisses(supplies, flights, share, self._go_on)
         self._open_files = OpenFiles()
         self.is_draining = False
 
@@ -129,6 +131,16 @@ class EdgeService:
         tally.bytes += found.file.facts.size
         return found.plain_head(request, now, self._with.edge_name), found.file.keep()
 
+    def awaited(self, request: Request) -> AwaitedObject | None:
+        """What a plain request waits for, if that is an object that is being fetched or can be at once."""
+        try:
+            return self._plain_misses.awaited(self._locate(request))
+        except RequestError:
+            return None
+
+    async def _go_on(self, request: Request, exchange: Exchange, awaited: AwaitedObject) -> None:
+        await self._serve_located(request, exchange, awaited.order.destination, awaited)
+
     def confirm(self, file: OpenFile) -> bool:
         """Hashes a file again, and says whether it is right; called in a thread."""
         return self._with.disk.confirm(file)
@@ -156,8 +168,17 @@ class EdgeService:
         except RequestError as error:
             await self._refuse(exchange, error)
             return
+        await self._serve_located(request, exchange, destination)
+
+    async def _serve_located(
+        self, request: Request, exchange: Exchange, destination: Destination, awaited: AwaitedObject | None = None
+    ) -> None:
+        """Answers a request, or goes on with one that waited for something which this way alone can deal with."""
         try:
-            if self._relay is not None and await self._relay.serve(request, exchange, destination):
+            if awaited is not None:
+                if await self._serve_fetched(request, exchange, awaited.order, awaited):
+                    return
+            elif self._relay is not None and await self._relay.serve(request, exchange, destination):
                 return
             if request.method in READING:
                 await self._serve_content(request, exchange, destination)
@@ -178,8 +199,7 @@ class EdgeService:
             target = parse_target(request.target)
             if request.method not in READING and not self._routes.is_general(target):
                 raise method_refused(request.method)
-            known = self._routes.locate(target)
-            known = known.counted_in(self._with.statistics.tallies.of(known.content))
+            known = self._routes.locate(target, self._with.statistics.tallies.of)
             self._remember(request.target, known)
         name = self._with.edge_name
         if not request.is_plain and any(
@@ -251,15 +271,20 @@ class EdgeService:
 
     # ------------------------------------------------------------------------------------------------ fetching
 
-    async def _serve_fetched(self, request: Request, exchange: Exchange, order: FetchOrder) -> bool:
-        flight = self._flights.find(order.flight_key) if order.is_shared else None
-        is_collapsed = flight is not None
-        if flight is None:
-            flight = self._start(order)
+    async def _serve_fetched(
+        self, request: Request, exchange: Exchange, order: FetchOrder, awaited: AwaitedObject | None = None
+    ) -> bool:
+        if awaited is not None:
+            flight, is_collapsed = awaited.flight, awaited.is_collapsed
         else:
-            exchange.waited_for = flight.request_id
+            found = self._flights.find(order.flight_key) if order.is_shared else None
+            flight, is_collapsed = found or self._start(order), found is not None
+            if found is not None:
+                exchange.waited_for = found.request_id
         is_site = order.destination.content.kind is ContentKind.OTHER  # of others no interim answers are passed on
         with self._flights.joined(flight, exchange.tell_interim if is_site else None):
+            if awaited is not None:
+                awaited.leave()
             try:
                 outcome = await asyncio.shield(flight.outcome)
                 if isinstance(outcome, Kept):

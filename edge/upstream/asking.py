@@ -11,11 +11,11 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 from cdn.errors import SlowPeerError
-from cdn.transport.base import Request, Response
+from cdn.transport.base import Begun, Request, Response
 from edge.routing import Source
 from edge.upstream.supplies import UpstreamSupplies
 
@@ -31,13 +31,63 @@ class Asked:
         request: what for.
     """
 
-    __slots__ = ("_health", "_request", "_sending", "_source", "_with")
+    __slots__ = ("_begun", "_health", "_request", "_sending", "_source", "_started", "_with")
 
     def __init__(self, supplies: UpstreamSupplies, source: Source, request: Request) -> None:
         self._with = supplies
         self._source = source
         self._request = request
         self._health = supplies.health.of(source.server)
+        self._begun: Begun | None = None
+        self._sending: AbstractAsyncContextManager[Response]
+
+    # ------------------------------------------------------------------------------------------------ at once
+
+    def is_begun(self, on_change: Callable[[], None]) -> bool:
+        """Sends the request if nobody has to be waited for and the server is well; see `PromptFetcher.begin`.
+
+        Then either `taken_whole` and `finish` end it, or it is entered as a block, which goes on from here.
+        """
+        health, supplies = self._health, self._with
+        if supplies.prompt is None or health is None or not supplies.turns.is_free(health):
+            return False
+        self._started = supplies.clock.monotonic()
+        if health.share(self._started) < 1.0:
+            return False
+        self._begun = supplies.prompt.begin(self._request, on_change)
+        if self._begun is None:
+            return False
+        health.begin(self._started)
+        supplies.statistics.fetches[self._source.server] += 1
+        self._sending = self._begun
+        return True
+
+    def is_worth_waiting(self, size_max: int) -> bool:
+        """Whether nothing went wrong yet; see `Begun`."""
+        return self._begun is not None and self._begun.is_worth_waiting(size_max)
+
+    def taken_whole(self) -> Response | None:
+        """The answer, if all of it is here."""
+        return None if self._begun is None else self._begun.taken_whole()
+
+    def finish(self, *, is_answered: bool) -> None:
+        """Ends it.
+
+        Args:
+            is_answered: whether the answer was taken, so that it counts for the server; else nobody wants it any more.
+        """
+        assert self._begun is not None
+        self._begun.finish()
+        if self._health is not None:
+            now = self._with.clock.monotonic()
+            if is_answered:
+                self._health.answered(now - self._started, now)
+                self._health.succeeded(now)
+            else:
+                self._health.overtaken(now - self._started, now)
+        self._end()
+
+    # ------------------------------------------------------------------------------------------------ as a block
 
     async def __aenter__(self) -> Response:
         """Gives the answer's head.
@@ -45,12 +95,14 @@ class Asked:
         Raises:
             TransportError: no answer came.
         """
-        health, turns = self._health, self._with.turns
-        if health is not None and not turns.is_at_once(health):
-            await turns.wait(health, self._source.url)
+        supplies, health = self._with, self._health
+        if self._begun is None and health is not None and not supplies.turns.is_at_once(health):
+            await supplies.turns.wait(health, self._source.url)
         try:
-            self._with.statistics.fetches[self._source.server] += 1
-            self._sending = self._with.fetcher.send(self._request)
+            if self._begun is None:
+                supplies.statistics.fetches[self._source.server] += 1
+                self._sending = supplies.fetcher.send(self._request)
+                self._started = supplies.clock.monotonic()
             return await self._answer()
         except BaseException:
             self._end()
@@ -73,7 +125,6 @@ class Asked:
         clock, source = self._with.clock, self._source
         # A body goes up as fast as the client sends it.
         health = self._health if self._request.body is None else None
-        started = clock.monotonic()
         try:
             if source.is_sibling:
                 async with asyncio.timeout(self._with.siblings.timeout_seconds):
@@ -84,12 +135,25 @@ class Asked:
             raise SlowPeerError(source.url, f"no answer in {self._with.siblings.timeout_seconds:g} s") from None
         except asyncio.CancelledError:
             if health is not None:
-                health.overtaken(clock.monotonic() - started, clock.monotonic())
+                health.overtaken(clock.monotonic() - self._started, clock.monotonic())
             raise
         if health is not None:
             now = clock.monotonic()
-            health.answered(now - started, now)
+            health.answered(now - self._started, now)
         return response
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """A request that was begun at once.
+
+    Args:
+        asked: the block that goes on with it.
+        at: when it was sent, in seconds since the epoch.
+    """
+
+    asked: Asked
+    at: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +164,13 @@ class Attempt:
         source: to whom.
         wants_fresh_copy: whether caches on the way are told to look again.
         is_repeated: whether it is for the second time.
+        sent: it is under way already.
     """
 
     source: Source
     wants_fresh_copy: bool
     is_repeated: bool = False
+    sent: Sent | None = None
 
 
 Send = Callable[[Attempt], AbstractAsyncContextManager[Response]]
@@ -179,7 +245,14 @@ class Race:
         may_hedge: whether a second one may be sent beside a slow one.
     """
 
-    def __init__(self, supplies: UpstreamSupplies, attempts: Iterable[Attempt], send: Send, *, may_hedge: bool) -> None:
+    def __init__(
+        self,
+        supplies: UpstreamSupplies,
+        attempts: Iterable[Attempt],
+        send: Send,
+        *,
+        may_hedge: bool,
+    ) -> None:
         self._with = supplies
         self._waiting = deque(attempts)
         self._running: list[AskingBeside] = []
@@ -208,8 +281,7 @@ class Race:
             if not self._is_alone():
                 self._begin()
         if not self._running:
-            attempt = self._waiting.popleft()
-            asking = Asking(attempt, self._send(attempt), self._with.clock.now())
+            asking = Asking(*self._sent_next())
             await asking.ask()
             return asking
         return await self._first()
@@ -243,11 +315,17 @@ class Race:
             await asking.cancel()
 
     def _begin(self) -> Asking:
-        attempt = self._waiting.popleft()
-        asking = AskingBeside(attempt, self._send(attempt), self._with.clock.now())
+        asking = AskingBeside(*self._sent_next())
         asking.begin()
         self._running.append(asking)
         return asking
+
+    def _sent_next(self) -> tuple[Attempt, AbstractAsyncContextManager[Response], float]:
+        """The next attempt, the block that has its answer, and when it was sent."""
+        attempt = self._waiting.popleft()
+        if attempt.sent is None:
+            return attempt, self._send(attempt), self._with.clock.now()
+        return replace(attempt, sent=None), attempt.sent.asked, attempt.sent.at
 
     def _is_alone(self) -> bool:
         """Whether nobody is asked beside the next one, which then needs no task of its own."""
@@ -257,8 +335,11 @@ class Race:
         """How long to wait before one more is asked; None for as long as it takes."""
         if not self._may_hedge or len(self._running) != 1 or not self._waiting:
             return None
-        first = self._running[0].attempt
-        return self._with.health.hedge_seconds(first.source.server) if _are_equal(first, self._waiting[0]) else None
+        first = self._running[0]
+        if not _are_equal(first.attempt, self._waiting[0]):
+            return None
+        waited = max(0.0, self._with.clock.now() - first.asked_at)
+        return max(0.0, self._with.health.hedge_seconds(first.attempt.source.server) - waited)
 
     def _hedge(self) -> None:
         if self._with.health.may_hedge():

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 
 from cdn.clock import Clock
-from cdn.transport.base import Request, Response
+from cdn.transport.base import Begun, Request, Response
 from cdn.transport.http import HttpSettings
 from cdn.transport.lean_http import LeanHttpFetcher
 from cdn.transport.resolving import CachingResolver
@@ -13,7 +14,7 @@ from edge.settings.upstreams import FetchSettings
 
 
 class UpstreamFetcher:
-    """An HTTP fetcher that follows upstreams to other addresses; a `Fetcher`.
+    """An HTTP fetcher that follows upstreams to other addresses; a `Fetcher` and a `PromptFetcher`.
 
     Args:
         settings: its limits.
@@ -27,6 +28,10 @@ class UpstreamFetcher:
     def send(self, request: Request) -> AbstractAsyncContextManager[Response]:
         """Sends a request; see `Fetcher`."""
         return self._fetcher.send(request)
+
+    def begin(self, request: Request, on_change: Callable[[], None]) -> Begun | None:
+        """Sends a request if nothing has to be waited for; see `PromptFetcher`."""
+        return self._fetcher.begin(request, on_change)
 
     async def close(self) -> None:
         """Gives up all connections and questions; see `Fetcher`."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from cdn.clock import Clock
 from cdn.telemetry import event
-from cdn.transport.base import Fetcher
+from cdn.transport.base import Fetcher, PromptFetcher
 from edge.upstream.servers import UpstreamHealth
 from edge.upstream.siblings import Siblings
 from edge.upstream.turns import Turns
@@ -26,6 +26,9 @@ class UpstreamSupplies:
     statistics: Statistics
     edge_name: str
     complaints: Complaints
+
+    prompt: PromptFetcher | None = field(default=None, kw_only=True)
+    """Sends requests at once, with the connections of `fetcher`."""
 
     def warn(self, name: str, subject: str, **fields: object) -> None:
         """Tells of what clients and servers can bring about any number of times, unless the same was told just now."""

@@ -32,10 +32,14 @@ class Turns:
 
     def is_at_once(self, server: ServerHealth) -> bool:
         """Counts as under way to a server until `end`, if nobody has to be waited for."""
-        if server.is_full or server in self._waiting:
+        if not self.is_free(server):
             return False
         server.begin(self._clock.monotonic())
         return True
+
+    def is_free(self, server: ServerHealth) -> bool:
+        """Whether nobody has to be waited for."""
+        return not (server.is_full or server in self._waiting)
 
     async def wait(self, server: ServerHealth, url: str) -> None:
         """Waits until it is so.
