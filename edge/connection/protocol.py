@@ -230,11 +230,7 @@ class Connection(ClientStream):
         if ready is None:
             return self._send_file_at_once(request, now)
         head, body = ready
-        assert self._transport is not None
-        if len(body) <= JOIN_BYTES_MAX:
-            self._transport.write(head + body)
-        else:
-            self._write_lines((head, body))
+        self._write_whole(head, body)
         if self._shared.access_log.is_enabled and self._shared.access_log.takes(200):
             self._shared.access_log.add(Access(self.client, request, 200, len(body), "hit", 0.0, now))
         return True
@@ -366,7 +362,7 @@ class Connection(ClientStream):
         if len(body) <= JOIN_BYTES_MAX:
             self._transport.write(head + body)
         else:
-            self._transport.writelines((head, body))
+            self._write_lines((head, body))
 
     async def _answer(self, request: Request, waiting: Waiting | None = None) -> None:
         """Answers one request that takes time; the outermost edge of its task."""
