@@ -17,7 +17,8 @@ from edge.cache.disk_cache import DamagedFileError
 from edge.connection.client_limits import Client
 from edge.connection.client_stream import ClientStream
 from edge.connection.exchange import JOIN_BYTES_MAX, ClientGone, Exchange
-from edge.connection.shared import Awaited, Shared
+from edge.connection.shared import Shared
+from edge.connection.waiting import Waiting
 from edge.http.answering import error_answer, render_head
 from edge.http.ranges import ByteRange
 from edge.http.request import Request, RequestError, RequestReader
@@ -33,28 +34,6 @@ _LINGER_SECONDS: Final = 2.0
 FIRST_REQUEST_SECONDS: Final = 1.0
 """How long an edge that stops waits for what a client says that it has just let in."""
 _NO_REQUEST: Final = Request("GET", "/", keeps_alive=False)
-
-
-class Waiting:
-    """A request that waits without a task, in the place of one.
-
-    Args:
-        request: what was asked.
-        awaited: what comes.
-    """
-
-    __slots__ = ("awaited", "began_at", "is_over", "request")
-
-    def __init__(self, request: Request, awaited: Awaited) -> None:
-        self.request = request
-        self.awaited = awaited
-        self.began_at = time.perf_counter()
-        self.is_over = False
-
-    def cancel(self) -> None:
-        """Waits no more."""
-        self.is_over = True
-        self.awaited.leave()
 
 
 class Connection(ClientStream):

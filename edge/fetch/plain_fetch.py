@@ -101,7 +101,7 @@ class _PlainFetch:
                 self._leave_to_task()
         except Exception as error:  # noqa: BLE001 -- a mistake of ours costs one fetch, not the connection's callers
             self._flights.crashed(self.flight, error)
-            self._flights.end(self.flight)
+            self._give_up()
 
     def _is_right(self, response: Response, body: bytes) -> bool:
         digest = self._order.destination.content.digest
@@ -150,10 +150,14 @@ class _PlainFetch:
 
     def _stop(self) -> None:
         """Ends it early: the edge stops."""
+        self.flight.fail(FlightStopped())
+        self._give_up()
+
+    def _give_up(self) -> None:
         self._is_left = True
         self._stop_timer()
-        self._asked.finish(is_answered=False)
-        self.flight.fail(FlightStopped())
+        if self._asked.is_under_way:
+            self._asked.finish(is_answered=False)
         self._end()
 
     def _stop_timer(self) -> None:

@@ -29,6 +29,7 @@ from edge.http.headers import NO_FIELDS, Headers, parse_http_date, tokens
 Fields = tuple[tuple[str, str], ...]
 
 _OWN: Final = frozenset({"content-length", "etag", "last-modified"})
+_KEPT_OF_OWN: Final = _OWN - {"etag"}  # an object's tag is its digest
 _SENT_OF_OWN: Final = "last-modified"
 _KINDS_MAX: Final = 256
 _FIELDS_MAX: Final = 32
@@ -65,7 +66,7 @@ class ObjectAnswer:
 
     Args:
         common: what it has in common with others.
-        own: the fields that it has not.
+        own: of the fields that it has not, those that are kept.
     """
 
     common: Common
@@ -111,9 +112,10 @@ def object_answer(fields: Fields, lifetime: Lifetime) -> ObjectAnswer | None:
         fields: as they came.
         lifetime: of objects.
     """
-    own = tuple([pair for pair in fields if pair[0].lower() in _OWN])
-    common = _judged(tuple([pair for pair in fields if pair not in own]), lifetime)
-    return None if common is None else ObjectAnswer(common, own)
+    common = _judged(tuple([pair for pair in fields if pair[0].lower() not in _OWN]), lifetime)
+    if common is None:
+        return None
+    return ObjectAnswer(common, tuple([pair for pair in fields if pair[0].lower() in _KEPT_OF_OWN]))
 
 
 @lru_cache(maxsize=_KINDS_MAX)

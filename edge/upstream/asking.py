@@ -66,6 +66,11 @@ class Asked:
         """Whether nothing went wrong yet; see `Begun`."""
         return self._begun is not None and self._begun.is_worth_waiting(size_max)
 
+    @property
+    def is_under_way(self) -> bool:
+        """Whether it was begun and `finish` was not called."""
+        return self._begun is not None
+
     def taken_whole(self) -> Response | None:
         """The answer, if all of it is here."""
         return None if self._begun is None else self._begun.taken_whole()
@@ -78,6 +83,7 @@ class Asked:
         """
         assert self._begun is not None
         self._begun.finish()
+        self._begun = None
         if self._health is not None:
             now = self._with.clock.monotonic()
             if is_answered:

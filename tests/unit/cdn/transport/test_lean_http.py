@@ -10,8 +10,8 @@ import time
 import pytest
 import uvloop
 
-from cdn.errors import ShortTransferError, UnreachableError
-from cdn.transport.base import Request
+from cdn.errors import MalformedAnswerError, ShortTransferError, UnreachableError
+from cdn.transport.base import Begun, Request
 from cdn.transport.connection import READ_BYTES
 from cdn.transport.http import HttpSettings
 from cdn.transport.lean_http import LeanHttpFetcher
@@ -198,3 +198,106 @@ def test_a_peer_is_not_silent_because_this_loop_was_busy(run) -> None:
         thread.start()
         assert run(main(listener.getsockname()[1])) == b"ab"
         thread.join()
+
+
+# ------------------------------------------------------------------------------------------------------------- at once
+
+
+async def begun(fetcher: LeanHttpFetcher, url: str) -> tuple[Begun, asyncio.Event]:
+    """A request that was begun at once, and what is set at each change."""
+    changed = asyncio.Event()
+    found = fetcher.begin(Request(url), changed.set)
+    assert found is not None
+    return found, changed
+
+
+async def whole_of(found: Begun, changed: asyncio.Event) -> bytes:
+    """Waits for the whole answer."""
+    while (response := found.taken_whole()) is None:
+        assert found.is_worth_waiting(1 << 20)
+        changed.clear()
+        await changed.wait()
+    body = response.whole()
+    assert body is not None
+    return body
+
+
+async def test_what_needs_nobody_to_be_waited_for_is_sent_at_once_and_gives_its_connection_back() -> None:
+    async with HostileServer(repeating(*[X] * 9)) as server, closing(LeanHttpFetcher()) as fetcher:
+        assert fetcher.begin(Request(server.url), lambda: None) is None  # there is no connection yet
+        await get(fetcher, server.url)
+        for _ in range(3):
+            found, changed = await begun(fetcher, server.url)
+            assert fetcher.begin(Request(server.url), lambda: None) is None  # it is in use
+            assert await whole_of(found, changed) == b"x"
+            found.finish()
+            assert len(fetcher.pool) == 1
+        assert server.connections == 1
+        assert await get(fetcher, server.url) == b"x"
+
+
+async def test_what_was_begun_goes_on_as_a_block() -> None:
+    large = OK + b"Content-Length: 400000\r\n\r\n" + bytes(400_000)
+    async with HostileServer(repeating(X, large, X)) as server, closing(LeanHttpFetcher()) as fetcher:
+        await get(fetcher, server.url)
+        found, changed = await begun(fetcher, server.url)
+        while found.is_worth_waiting(100_000):
+            changed.clear()
+            await changed.wait()
+        assert found.taken_whole() is None
+        async with found as response:
+            assert await body_of(response) == bytes(400_000)
+        assert await get(fetcher, server.url) == b"x"
+        assert server.connections == 1
+
+
+async def test_what_was_begun_on_a_dead_connection_is_sent_again_by_the_block() -> None:
+    async with HostileServer(repeating(X)) as server, closing(LeanHttpFetcher()) as fetcher:
+        await get(fetcher, server.url)
+        found, changed = await begun(fetcher, server.url)
+        await changed.wait()
+        assert not found.is_worth_waiting(1 << 20)
+        async with found as response:
+            assert await body_of(response) == b"x"
+        assert server.connections == 2
+
+
+@pytest.mark.parametrize("answer", [b"nonsense\r\n\r\n", OK + b"Content-Length: 9\r\n\r\nx"])
+async def test_what_goes_wrong_after_it_was_begun_is_told_by_the_block(answer) -> None:
+    async with HostileServer(repeating(X, answer)) as server, closing(LeanHttpFetcher()) as fetcher:
+        await get(fetcher, server.url)
+        found, changed = await begun(fetcher, server.url)
+        while found.is_worth_waiting(1 << 20):
+            changed.clear()
+            await changed.wait()
+        assert found.taken_whole() is None
+        with pytest.raises((MalformedAnswerError, ShortTransferError)):
+            async with found as response:
+                await body_of(response)
+
+
+async def test_what_nobody_wants_any_more_takes_its_connection_with_it_and_says_nothing_more() -> None:
+    settings, told = HttpSettings(connections_per_host=1), []
+    async with HostileServer(repeating(X, b"HTTP/1.1 200")) as server, closing(LeanHttpFetcher(settings)) as fetcher:
+        await get(fetcher, server.url)
+        found = fetcher.begin(Request(server.url), lambda: told.append(1))
+        assert found is not None
+        found.finish()
+        assert not told
+        assert await get(fetcher, server.url) == b"x"  # whose turn has come
+        assert server.connections == 2
+
+
+async def test_only_what_is_plain_and_whose_turn_it_is_is_sent_at_once() -> None:
+    settings = HttpSettings(connections_per_host=1)
+    async with HostileServer(repeating(*[X] * 9)) as server, closing(LeanHttpFetcher(settings)) as fetcher:
+        await get(fetcher, server.url)
+        assert fetcher.begin(Request(server.url, headers={"A": "b\nc"}), lambda: None) is None
+        assert fetcher.begin(Request(server.url, method="POST"), lambda: None) is None
+        async with fetcher.slots.hold(server.url.removeprefix("http://").partition("/")[0]):
+            assert fetcher.begin(Request(server.url), lambda: None) is None
+        found, changed = await begun(fetcher, server.url)
+        assert await whole_of(found, changed) == b"x"
+        found.finish()
+        await fetcher.close()
+        assert fetcher.begin(Request(server.url), lambda: None) is None
