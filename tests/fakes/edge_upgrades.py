@@ -15,7 +15,7 @@ from edge.cli import edge as edge_command
 from tests.fakes.edge import Client, object_of, until
 from tests.fakes.reporting import RecordingOutput
 
-PAUSE_SECONDS = 0.02
+PAUSE_SECONDS = 0.05
 """Between two requests of a client, so that the edge's processes get something of the processor, too."""
 
 
