@@ -122,7 +122,7 @@ async def _is_refused(world, name: str, pieces: list[bytes], status: int = 400) 
     async with world.client() as client:
         for piece in (*pieces, SMUGGLED):
             client.writer.write(piece)
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # the edge, in this loop, reads each piece by itself
         answer = await client.receive()
         assert (answer.status, answer.headers["connection"]) == (status, "close"), name
         assert await client.is_closed(), name

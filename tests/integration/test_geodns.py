@@ -207,7 +207,7 @@ class TestStreams:
             for byte in framed(query(EDGE, 1, identifier=9)):
                 writer.write(bytes((byte,)))
                 await writer.drain()
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # the server, in this loop, reads it
             assert (await read_reply(reader))[:2] == b"\0\x09"
             writer.close()
 

@@ -76,7 +76,7 @@ async def test_a_cancelled_step_has_failed(told):
             await asyncio.Event().wait()
 
     task = asyncio.create_task(work())
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it is within the step now
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert names(told) == ["edge.body.fetch.started", "edge.body.fetch.failed"]

@@ -69,7 +69,7 @@ async def test_one_hanging_edge_holds_up_no_other():
     watched.probe.says["tcp://a:1"] = None
     async with watched:
         while watched.probe.asked.count("tcp://b:1") < 5:  # noqa: ASYNC110 -- the fake only counts
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a turn for the probes
     assert watched.probe.asked.count("tcp://a:1") == 1
 
 

@@ -117,7 +117,7 @@ async def test_many_readers_cause_one_request(server, reader):
     server.served = {asked.name.path: stored}
     server.every = lambda answer, request: replace(answer, head_gate=gate)
     reading = [asyncio.create_task(reader.read(asked)) for _ in range(20)]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # all wait for the object now
     gate.set()
     contents = await asyncio.gather(*reading)
     assert {content.read(0, 100) for content in contents} == {SMALL}
@@ -131,7 +131,7 @@ async def test_a_reader_that_gives_up_does_not_stop_the_others(server, reader):
     server.every = lambda answer, request: replace(answer, body_gate=gate)
     first, second = (asyncio.create_task(reader.read(asked)) for _ in range(2))
     while not server.asked:  # noqa: ASYNC110  # the fake has no event
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # a turn for the readers
     first.cancel()
     gate.set()
     assert (await second).read(0, 100) == SMALL
@@ -145,7 +145,7 @@ async def test_when_all_give_up_the_fetch_ends_and_the_next_reader_starts_anew(s
     server.every = lambda answer, request: replace(answer, head_gate=never)
     only = asyncio.create_task(reader.read(asked))
     while not server.asked:  # noqa: ASYNC110  # the fake has no event
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # a turn for the reader
     only.cancel()
     await asyncio.wait([only])
     server.every = None

@@ -153,7 +153,7 @@ async def test_no_more_connections_than_allowed_go_to_one_host(http) -> None:
         inside += 1
         most = max(most, inside)
         for _ in range(5):
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # a turn in which others could come in
         inside -= 1
         return web.Response(body=b"x")
 

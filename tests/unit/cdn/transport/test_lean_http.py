@@ -187,7 +187,7 @@ def test_a_peer_is_not_silent_because_this_loop_was_busy(run) -> None:
             pieces = response.chunks()
             first = await anext(pieces)
             second = asyncio.ensure_future(anext(pieces))
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # it waits for more now
             is_busy.set()
             has_sent.wait()
             time.sleep(2 * idle_seconds)  # noqa: ASYNC251 -- this is what keeps the loop busy

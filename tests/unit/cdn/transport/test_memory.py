@@ -81,7 +81,7 @@ async def test_head_and_body_wait_for_their_gates() -> None:
                 half.set()
 
     task = asyncio.create_task(read())
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it has asked and waits for the head now
     assert len(fetcher.requests) == 1
     assert not entered.is_set()
     head.set()

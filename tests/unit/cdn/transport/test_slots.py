@@ -19,7 +19,7 @@ async def most_at_once(slots: HostSlots, hosts: list[str]) -> int:
             inside += 1
             most = max(most, inside)
             for _ in range(20):
-                await asyncio.sleep(0)
+                await asyncio.sleep(0)  # a turn in which others could come in
             inside -= 1
 
     await asyncio.gather(*[hold(host) for host in hosts])
@@ -38,7 +38,7 @@ async def test_a_crowd_for_one_host_does_not_keep_another_waiting() -> None:
     slots = HostSlots(10, 1)
     async with slots.hold("busy"):
         waiting = asyncio.create_task(slots.hold("busy").__aenter__())
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # it stands in line now
         async with slots.hold("idle"):
             pass
         waiting.cancel()
@@ -62,7 +62,7 @@ async def test_who_gives_up_waiting_takes_no_slot_along() -> None:
     async with slots.hold("a"):
         leaving = [asyncio.create_task(use(host)) for host in ("a", "b", "a", "b")]
         staying = [asyncio.create_task(use(host)) for host in ("a", "b")]
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # all stand in line now
         for task in leaving:
             task.cancel()
         await asyncio.wait(leaving)
@@ -80,7 +80,7 @@ async def test_a_slot_that_comes_to_one_who_just_gave_up_goes_on_to_the_next() -
             return True
 
     leaving, staying = asyncio.create_task(use()), asyncio.create_task(use())
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # both stand in line now
     await slot.__aexit__(None, None, None)
     leaving.cancel()
     assert await staying

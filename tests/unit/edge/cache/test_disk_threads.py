@@ -100,7 +100,7 @@ async def test_closing_finishes_what_runs_and_gives_up_what_waits():
     running, waiting = threads.run(work), threads.run(fail)
     await asyncio.to_thread(begun.wait)
     closing = asyncio.create_task(threads.close())
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # closing waits now
     going_on.set()
     await closing
     assert await running == "whole"

@@ -36,7 +36,7 @@ async def test_the_last_piece_of_what_is_to_be_verified_waits_for_the_verdict():
         await body.append(b"two")
         assert await anext(pieces) == b"one"
         waiting = asyncio.ensure_future(anext(pieces))
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # it waits now
         assert not waiting.done()
         body.finish()
         assert await waiting == b"two"
@@ -133,11 +133,11 @@ async def test_a_crowd_is_woken_a_few_at_a_time_so_that_other_work_has_its_turn(
         got.append(await body.piece_at(0, None))
 
     waiting = [asyncio.create_task(wait()) for _ in range(CROWD)]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # all wait now
     await body.append(b"one")
     counts = []
     while len(got) < CROWD:
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # one turn: who was woken takes the piece
         counts.append(len(got))
     assert max(after - before for before, after in pairwise([0, *counts])) <= WOKEN_MAX
     await asyncio.gather(*waiting)
@@ -146,14 +146,14 @@ async def test_a_crowd_is_woken_a_few_at_a_time_so_that_other_work_has_its_turn(
 async def test_who_is_woken_late_finds_all_that_came_and_who_left_is_forgotten():
     body = ArrivingBody(None, is_verified=False, clients=lambda: CROWD)
     readers = [asyncio.create_task(read(body)) for _ in range(CROWD)]
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # all wait now
     for leaving in readers[::2]:
         leaving.cancel()
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # those are gone now
     assert len(body._hungry) == CROWD // 2
     for piece in (b"one", b"two", b"three"):
         await body.append(piece)
-        await asyncio.sleep(0)
+        await asyncio.sleep(0)  # one turn, in which only some are woken
     body.finish()
     assert await asyncio.gather(*readers[1::2]) == [b"onetwothree"] * (CROWD // 2)
     assert not body._hungry
@@ -171,7 +171,7 @@ async def test_one_client_takes_no_more_than_a_piece_at_once_and_leaves_others_t
         nonlocal turns
         while True:
             turns += 1
-            await asyncio.sleep(0)
+            await asyncio.sleep(0)  # one more turn of the loop
 
     counting = asyncio.create_task(count())
     with body.open() as reader:

@@ -20,7 +20,7 @@ async def test_stopping_lets_what_has_come_be_stored_and_ends_what_has_not():
 
     flights.start("has come", store)
     coming = flights.start("is coming", fetch)
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # both are under way now
     stopping = asyncio.create_task(flights.stop())
     with pytest.raises(FlightStopped):
         await asyncio.shield(coming.outcome)

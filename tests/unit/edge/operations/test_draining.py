@@ -65,7 +65,7 @@ async def test_the_doors_stay_open_for_the_delay_and_close_before_answers_are_wa
     house = House()
     busy = Visitor(house.visitors)
     task = house.begin(delay_seconds=60.0)
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # it waits for the delay now
     assert (house.drain.phase, house.closed, busy.ended) == (Phase.LEAVING, 0, "")
     house.drain.undo()
     task = house.begin()
@@ -117,7 +117,7 @@ async def test_handshakes_under_way_are_waited_for():
     house.greeting = 1
     task = house.begin()
     await until(lambda: house.drain.phase is Phase.CLOSED)
-    await asyncio.sleep(0)
+    await asyncio.sleep(0)  # a turn in which it would end if it did not wait
     assert not task.done()
     house.greeting = 0
     await task
