@@ -20,6 +20,7 @@ import os
 import pkgutil
 import runpy
 import selectors
+import signal
 import socket
 import subprocess
 import sys
@@ -171,6 +172,7 @@ def _tell_end(ready: selectors.BaseSelector, descriptor: int, pid: int, told: so
 def _become(what: dict[str, Any]) -> None:
     """Makes this process what a fresh interpreter would be when it begins with the program."""
     what["asked"].close()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     _place(what["descriptors"], what["passed"])
     if what["is_new_session"]:
         os.setsid()
@@ -236,11 +238,11 @@ def _import_everything() -> None:
 def main() -> None:
     _import_everything()
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # for good: whoever is forked need not look at it either, and shares the memory
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the end of the tests is its end
     what = _serve(socket.socket(fileno=int(sys.argv[1])))
     if what is None:
         return
-    gc.unfreeze()
     _become(what)
     status = _ended(what["arguments"][1:])
     threading._shutdown()  # type: ignore[attr-defined]

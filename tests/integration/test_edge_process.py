@@ -31,7 +31,7 @@ async def origin():
 
 
 async def test_it_serves_tells_how_it_is_and_stops_when_told(tmp_path, origin):
-    async with running(write_config(tmp_path, origin.url)) as edge:
+    async with running(write_config(tmp_path, origin.url), is_fresh=True) as edge:
         origin.replies[SMALL_TARGET] = Reply(b"small")
         async with Client(edge.address) as client:
             for _ in range(2):
