@@ -68,6 +68,7 @@ async def test_killed_in_the_middle_it_starts_again_with_nothing_wrong(tmp_path,
     origin.replies[SMALL_TARGET] = Reply(b"small")
     async with running(path) as edge, Client(edge.address) as client:
         await client.get(SMALL_TARGET)
+        await until(lambda: list(tmp_path.glob("cache/v1/*/*")))  # written after it was given
         origin.replies[LARGE_TARGET] = Reply(LARGE, gate=asyncio.Event(), gate_after=4_000_000)
         await client.ask(LARGE_TARGET)
         await client.receive_head()
