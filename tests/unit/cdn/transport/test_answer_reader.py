@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cdn.transport.answer_reader import HEAD_BYTES_MAX, AnswerReader
 from cdn.transport.chunks import LINE_BYTES_MAX, TRAILER_BYTES_MAX, MalformedAnswer
@@ -141,3 +143,48 @@ def test_what_is_no_answer_is_refused_however_it_arrives(data) -> None:
         read(data)
     with pytest.raises(MalformedAnswer):
         read(data, tuple(range(7, len(data), max(7, len(data) // 200))))
+
+
+NAMES = ("ETag", "Etag", "Last-Modified", "Content-Length", "content-length", "Connection", "Transfer-Encoding", "Date")
+VALUES = (
+    "5",
+    "05",
+    " 5 ",
+    "5,5",
+    "5, 6",
+    "-1",
+    "9" * 19,
+    '"tag"',
+    "close",
+    "chunked",
+    "\xe9",
+    "x" * 128,
+    "x" * 129,
+    "",
+)
+
+
+def outcome(head: str) -> object:
+    """What comes of a head and five bytes; names of fields in lower case."""
+    reader = AnswerReader()
+    try:
+        body = reader.feed(head.encode("latin-1") + b"hello")
+    except MalformedAnswer:
+        return None
+    answer = reader.answer()
+    if answer is None:
+        return "unfinished"
+    fields = sorted((name.lower(), value) for name, value in answer.fields)
+    return answer.status, fields, answer.size, answer.keeps_alive, body, reader.is_complete, reader.is_reusable
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(NAMES), st.sampled_from(VALUES)), max_size=4),
+    st.sampled_from(["\r\n", "\n", "\r\n "]),
+)
+def test_what_differs_from_object_to_object_is_read_as_strictly_as_the_rest(fields, odd_end):
+    lines = [f"{name}: {value}" for name, value in fields]
+    usual = "\r\n".join(["HTTP/1.1 200 OK", *lines]) + "\r\n\r\n"
+    other = "\r\n".join(["HTTP/1.1 200 OK", *(f"{name.upper()}: {value}" for name, value in fields)]) + "\r\n\r\n"
+    assert outcome(usual) == outcome(other)  # names in capitals are read with all other lines
+    assert outcome(usual.replace("\r\n", odd_end, 2)) == outcome(other.replace("\r\n", odd_end, 2))
