@@ -157,8 +157,8 @@ class RequestReader:
         return self.next()
 
     def _is_one_head(self, data: bytes) -> bool:
-        size = len(data)
-        return data.find(_END) == size - len(_END) and size <= self._limits.head_bytes_max and data[0] != _RETURN
+        end = data.find(_END)
+        return 0 < end == len(data) - len(_END) and len(data) <= self._limits.head_bytes_max and data[0] != _RETURN
 
     def keep(self, data: bytes) -> None:
         """Takes bytes that are looked at later, by `next`."""
