@@ -7,6 +7,7 @@ feeds alone, two kinds of framing, bytes behind its end) is taken, and its conne
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -176,7 +177,7 @@ class AnswerReader:
         own: Fields = ()
         text = head.decode("utf-8", "surrogateescape")
         if ends_plainly and len(text) <= _KEPT_HEAD_LENGTH_MAX:
-            own = tuple(_OWN_LINE.findall(text))
+            own = tuple([_kept_pair(name, value) for name, value in _OWN_LINE.findall(text)])
             lines = _kept_lines(_OWN_LINE.sub("", text) if own else text)
         else:
             lines = _read_lines(text, ends_plainly=ends_plainly)
@@ -275,6 +276,12 @@ def _read_lines(text: str, *, ends_plainly: bool) -> _Lines:
 
 _kept_lines: Final = lru_cache(maxsize=256)(partial(_read_lines, ends_plainly=True))
 """Servers begin most answers with the same lines, but for the few that tell one object from another."""
+
+
+@lru_cache(maxsize=1024)
+def _kept_pair(name: str, value: str) -> tuple[str, str]:
+    """The same field for all answers that have it: caches keep them."""
+    return sys.intern(name), value
 
 
 def _framing(fields: Fields) -> tuple[frozenset[str], tuple[str, ...], frozenset[str]]:
