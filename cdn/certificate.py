@@ -16,7 +16,7 @@ from cdn.hashing import Algorithm, Digest, digest_of
 from cdn.signing import PrivateKey, PublicKey, check_key
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer  # type: ignore[attr-defined]
+    from collections.abc import Buffer  # type: ignore[attr-defined]  # typeshed has it from 3.12 on
 
 CERTIFICATE_BYTES_MAX: Final = 64 << 10
 VALID_DAYS: Final = 365

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 try:
     import deflate as _libdeflate
 except ImportError:  # pragma: no cover  # a platform without wheels: slower, same bytes accepted
-    _libdeflate = None  # type: ignore[assignment]
+    _libdeflate = None  # type: ignore[assignment]  # absent
 try:
     from isal import isal_zlib as _stream_zlib
 except ImportError:  # pragma: no cover
-    _stream_zlib = zlib  # type: ignore[misc]
+    _stream_zlib = zlib  # type: ignore[misc]  # the same interface
 
 LEVEL_DEFAULT: Final = 6
 LEVEL_FASTEST: Final = 1

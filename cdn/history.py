@@ -20,7 +20,7 @@ from cdn.hashing import Digest
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Buffer  # type: ignore[attr-defined]
+    from collections.abc import Buffer  # type: ignore[attr-defined]  # typeshed has it from 3.12 on
 
 TRUNK: Final = "trunk"
 TRUNK_PREVIOUS: Final = "trunk-previous"

@@ -15,7 +15,7 @@ from cdn.compression import decompress
 from cdn.errors import DocumentError
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer  # type: ignore[attr-defined]
+    from collections.abc import Buffer  # type: ignore[attr-defined]  # typeshed has it from 3.12 on
 
 METAINFO_BYTES_MAX: Final = 1 << 20
 _DOCUMENT: Final = "metainfo"

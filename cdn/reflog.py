@@ -19,7 +19,7 @@ from cdn.objects import Kind, ObjectName
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Buffer  # type: ignore[attr-defined]
+    from collections.abc import Buffer  # type: ignore[attr-defined]  # typeshed has it from 3.12 on
 
 _DOCUMENT: Final = "reflog"
 _SCHEMA: Final = (1.0, 0)

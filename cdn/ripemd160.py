@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer, Callable  # type: ignore[attr-defined]
+    from collections.abc import Buffer, Callable  # type: ignore[attr-defined]  # typeshed has it from 3.12 on
 
 _BLOCK_BYTES: Final = 64
 _LENGTH_BYTES: Final = 8

@@ -45,7 +45,7 @@ from cdn.signing import DOCUMENT_BYTES_MAX, Scheme, SignedText, body_of
 from cdn.whitelist import Whitelist
 
 if TYPE_CHECKING:
-    from collections.abc import Buffer, Sequence  # type: ignore[attr-defined]
+    from collections.abc import Buffer, Sequence  # type: ignore[attr-defined]  # typeshed has it from 3.12 on
 
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 

@@ -443,7 +443,7 @@ class _Limited:
 
 def _stored(content: StoredContent | FileChanged) -> StoredContent:
     if isinstance(content, FileChanged):
-        raise AssertionError("bytes in memory do not change")  # noqa: TRY004
+        raise AssertionError("bytes in memory do not change")  # noqa: TRY004 -- no wrong type, but a mistake of ours
     return content
 
 

@@ -235,8 +235,8 @@ class CatalogBuilder(EntryBuilder):
         child = CatalogBuilder.create(file, root_prefix=path, root=entry, totals=self._totals)
         try:
             with self._changing(), child._changing(), self._below(path):  # noqa: SLF001  # another of this class
-                child._take(self, sql.IS_BELOW, (), path)  # noqa: SLF001
-                child._connection.execute(sql.SET_LINKS, (entry.link_count, *path_key(path)))  # noqa: SLF001
+                child._take(self, sql.IS_BELOW, (), path)  # noqa: SLF001 -- of this class, too
+                child._connection.execute(sql.SET_LINKS, (entry.link_count, *path_key(path)))  # noqa: SLF001 -- of this class, too
                 self._connection.execute(f"DELETE FROM chunks WHERE {sql.IS_BELOW}")
                 self._connection.execute(f"DELETE FROM catalog WHERE {sql.IS_BELOW}")
                 self._drop_references(path)
@@ -246,9 +246,9 @@ class CatalogBuilder(EntryBuilder):
             raise
         gone = sum(moving.values(), Counters())
         self._subtree -= gone
-        child._subtree += gone  # noqa: SLF001
-        child._attached |= moving  # noqa: SLF001
-        child._hardlinks_changed = self._hardlinks_changed  # noqa: SLF001
+        child._subtree += gone  # noqa: SLF001 -- of this class, too
+        child._attached |= moving  # noqa: SLF001 -- of this class, too
+        child._hardlinks_changed = self._hardlinks_changed  # noqa: SLF001 -- of this class, too
         for mountpoint in moving:
             self._attached.pop(mountpoint, None)
         return child
@@ -283,8 +283,8 @@ class CatalogBuilder(EntryBuilder):
             self._subtree += child.subtree_counters - forgotten
         self._attached.pop(path, None)
         if isinstance(child, CatalogBuilder):
-            self._attached |= child._attached  # noqa: SLF001
-            self._hardlinks_changed |= child._hardlinks_changed  # noqa: SLF001
+            self._attached |= child._attached  # noqa: SLF001 -- of this class, too
+            self._hardlinks_changed |= child._hardlinks_changed  # noqa: SLF001 -- of this class, too
 
     def subtree_weights(self) -> Iterator[Weight]:
         """How heavy each directory is, deepest first: what `cdn.catalog.nesting.choose_splits` takes.

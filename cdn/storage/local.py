@@ -350,10 +350,10 @@ class _StagedFile:
 
     def commit(self, path: str) -> bool:
         checked_path(path)
-        with self._lock, self._store._mapped("store", path):  # noqa: SLF001
+        with self._lock, self._store._mapped("store", path):  # noqa: SLF001 -- of this module
             new, self._new = self._opened(), None
             with new:
-                return self._store._install(new, path, self._size)  # noqa: SLF001
+                return self._store._install(new, path, self._size)  # noqa: SLF001 -- of this module
 
     def __enter__(self) -> Self:
         return self

@@ -136,19 +136,19 @@ class _StagedBytes:
         view = memoryview(data).cast("B")
         with store._lock:  # noqa: SLF001  a part of the store
             self._check_open()
-            store._reserve(len(view))  # noqa: SLF001
+            store._reserve(len(view))  # noqa: SLF001 -- of this module
             self.data += view
-            store._staged[self] = store._clock.now()  # noqa: SLF001
+            store._staged[self] = store._clock.now()  # noqa: SLF001 -- of this module
 
     def commit(self, path: str) -> bool:
         store = self._store
         checked_path(path)
-        with store._lock:  # noqa: SLF001
+        with store._lock:  # noqa: SLF001 -- of this module
             self._check_open()
-            store._drop(self)  # noqa: SLF001
-            if path in store._objects:  # noqa: SLF001
+            store._drop(self)  # noqa: SLF001 -- of this module
+            if path in store._objects:  # noqa: SLF001 -- of this module
                 return False
-            store._keep(path, bytes(self.data), replaced=0)  # noqa: SLF001
+            store._keep(path, bytes(self.data), replaced=0)  # noqa: SLF001 -- of this module
             return True
 
     def __enter__(self) -> Self:
@@ -157,9 +157,9 @@ class _StagedBytes:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with self._store._lock:  # noqa: SLF001
-            self._store._drop(self)  # noqa: SLF001
+        with self._store._lock:  # noqa: SLF001 -- of this module
+            self._store._drop(self)  # noqa: SLF001 -- of this module
 
     def _check_open(self) -> None:
-        if self not in self._store._staged:  # noqa: SLF001
+        if self not in self._store._staged:  # noqa: SLF001 -- of this module
             raise StorageError(f"a staged object in {_WHERE} is already finished")

@@ -33,7 +33,6 @@ _OWN_LINE: Final = re.compile(
 )
 """A line that is another one for nearly every object, and in which nothing can be wrong but the value."""
 _KEPT_HEAD_LENGTH_MAX: Final = 2048
-_LENGTH_NAME_LENGTH: Final = len("content-length")
 
 Fields = tuple[tuple[str, str], ...]
 
@@ -203,7 +202,7 @@ class AnswerReader:
         """Finds how the body ends (RFC 9112 §6.3)."""
         lengths = lines.lengths
         for name, value in own:
-            if len(name) == _LENGTH_NAME_LENGTH and name.lower() == "content-length":
+            if name.lower() == "content-length":
                 lengths |= {value} if value.isdigit() else {each.strip() for each in value.split(",")}
         keeps_alive = "close" not in lines.options and (lines.is_current or "keep-alive" in lines.options)
         size = self._frame(lines.status, lengths, lines.codings)

@@ -338,7 +338,7 @@ def _interim_aware() -> type[aiohttp.ClientResponse]:
                     told(message.code, tuple(message.headers.items()))
                 return message, payload
 
-            protocol.read = read_and_tell  # type: ignore[method-assign]
+            protocol.read = read_and_tell  # type: ignore[method-assign]  # aiohttp has no hook for it
             try:
                 await super().start(connection)
             finally:

@@ -110,7 +110,8 @@ class Keeping:
         elif error is not None:
             event("edge.cache.crashed", level="error", key=self._resource, error=f"{type(error).__name__}: {error}")
         elif catalogs is not None and catalogs.holds(self._resource):
-            self._with.threads.post(partial(self._with.disk.pin, self._resource), lambda _: None)
+            self._with.threads.post(partial(self._with.disk.pin, self._resource), lambda _: on_end())
+            return
         on_end()
 
     async def _put(self, body: ArrivingBody | bytes, key: str, head: StoredHead, checksum: str) -> None:

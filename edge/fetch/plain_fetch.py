@@ -8,7 +8,6 @@ to a `Fetch` in a task of its own, which goes on with the request that is under 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 from typing import Final
 
 from cdn.transport.base import Request, Response
@@ -70,7 +69,8 @@ class _PlainFetch:
             return False
         self._source = source = sources[0]
         self._later = sources[1:]
-        self._asked = Asked(supplies, source, Request(source.url, headers=self._fields(), proxy=source.proxy))
+        fields = order.fields(supplies.edge_name)
+        self._asked = Asked(supplies, source, Request(source.url, headers=fields, proxy=source.proxy))
         if not self._asked.is_begun(self._changed):
             return False
         supplies.health.earn_hedges()
@@ -82,9 +82,6 @@ class _PlainFetch:
         patience = min(HOLD_SECONDS, supplies.health.hedge_seconds(source.server)) if self._later else HOLD_SECONDS
         self._timer = loop.call_later(patience, self._leave_to_task)
         return True
-
-    def _fields(self) -> Mapping[str, str]:
-        return self._order.fields(self._with.edge_name)
 
     # ------------------------------------------------------------------------------------------------ what comes
 

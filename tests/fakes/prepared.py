@@ -37,7 +37,7 @@ _MESSAGE_BYTES_MAX = 1 << 20
 _DESCRIPTORS_MAX = 250
 
 
-class _Prepared(subprocess.Popen):  # type: ignore[type-arg]
+class _Prepared(subprocess.Popen):  # type: ignore[type-arg]  # of bytes or of text
     """As `subprocess.Popen` of ``[sys.executable, *arguments]``, where arguments name a module or a program."""
 
     def _execute_child(self, args: Sequence[Any], executable: Any, preexec_fn: Any, close_fds: bool, pass_fds: Any,
@@ -93,7 +93,7 @@ def popen(*arguments: object, **options: Any) -> subprocess.Popen[Any]:
     return (_Prepared if IS_POSSIBLE else subprocess.Popen)([sys.executable, *words], **options)
 
 
-def run(*arguments: object, input: Any = None, timeout: float | None = None, **options: Any) -> Any:  # noqa: A002
+def run(*arguments: object, input: Any = None, timeout: float | None = None, **options: Any) -> Any:  # noqa: A002 -- as there
     """As `subprocess.run`, with output captured."""
     streams = {"stdin": subprocess.DEVNULL if input is None else subprocess.PIPE}
     with popen(*arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **streams, **options) as process:
@@ -180,9 +180,9 @@ def _become(what: dict[str, Any]) -> None:
     os.environ.clear()
     os.environ.update(what["environment"])
     is_buffered = not os.environ.get("PYTHONUNBUFFERED")
-    sys.stdin = open(0, closefd=False)  # noqa: SIM115
-    sys.stdout = open(1, "w", closefd=False, buffering=-1 if is_buffered else 1)  # noqa: SIM115
-    sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")  # noqa: SIM115
+    sys.stdin = open(0, closefd=False)  # noqa: SIM115 -- until the end
+    sys.stdout = open(1, "w", closefd=False, buffering=-1 if is_buffered else 1)  # noqa: SIM115 -- likewise
+    sys.stderr = open(2, "w", closefd=False, buffering=1, errors="backslashreplace")  # noqa: SIM115 -- likewise
     sys.orig_argv[:] = what["arguments"]
 
 
@@ -221,7 +221,7 @@ def _ended(arguments: list[str]) -> int:
             return end.code or 0
         print(end.code, file=sys.stderr)
         return 1
-    except BaseException:  # noqa: BLE001
+    except BaseException:  # noqa: BLE001 -- Python itself reports any
         traceback.print_exc()
         return 1
     return 0
@@ -245,7 +245,7 @@ def main() -> None:
         return
     _become(what)
     status = _ended(what["arguments"][1:])
-    threading._shutdown()  # type: ignore[attr-defined]
+    threading._shutdown()  # type: ignore[attr-defined]  # what Python itself calls at its end
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):

@@ -8,11 +8,15 @@ import struct
 
 import pytest
 
+from cdn.hashing import Algorithm, digest_of
+from cdn.manifest import Manifest
+from cdn.objects import Kind, ObjectName
+from edge.cache.disk_places import PINNED_MODE
 from edge.config import LogSettings
 from edge.fetch.store_queue import StoreQueue
 from edge.http.headers import http_date
 from edge.settings.upstreams import FetchSettings
-from tests.fakes.edge import edge_world, object_of, until
+from tests.fakes.edge import BASE, REPOSITORY, edge_world, object_of, until
 from tests.fakes.origin import Reply
 
 FIRST = object_of(b"first")
@@ -175,12 +179,22 @@ async def test_a_damaged_object_is_asked_for_again_past_all_caches(world):
     assert world.origin.asked[-1].headers["cache-control"] == "no-cache"
 
 
-async def test_a_connection_that_died_meanwhile_is_replaced(world):
+class Once:
+    """True at the first look."""
+
+    looks = 0
+
+    def __bool__(self) -> bool:
+        self.looks += 1
+        return self.looks == 1
+
+
+async def test_a_connection_that_breaks_off_in_place_of_an_answer_is_replaced(world):
     body = os.urandom(5000)
-    for writer in list(world.origin._writers):
-        writer.transport.abort()  # the edge learns of it no sooner than it asks
-    world.origin.replies[object_of(body)] = Reply(body)
+    world.origin.replies[object_of(body)], world.origin.is_dead = Reply(body), Once()
     assert (await world.get(object_of(body))).body == body
+    assert world.origin.count(object_of(body)) == 2
+    assert not world.edge.statistics.fetch_failures
 
 
 async def test_the_next_upstream_is_asked_beside_one_that_takes_too_long(tmp_path):
@@ -304,3 +318,27 @@ async def test_a_mistake_of_ours_costs_one_answer_and_nothing_else(world, monkey
     await world.settled()
     assert world.edge.parts.supplies.health.servers[world.origin.url].in_flight == 0
     assert (await world.get(object_of(body))).body == body
+
+
+async def test_a_mistake_in_writing_costs_the_file_and_nothing_else(world, monkeypatch):
+    body = os.urandom(5000)
+    world.origin.replies[object_of(body)] = Reply(body)
+    with monkeypatch.context() as patch:
+        patch.setattr(world.edge.parts.supplies.disk, "store", lambda *_, **__: 1 // 0)
+        assert (await world.get(object_of(body))).body == body
+        await world.settled()
+    assert len(world.cached_files()) == 1
+    assert not len(world.edge.parts.supplies.store_queue)
+
+
+async def test_the_root_catalog_of_a_manifest_is_pinned_on_disk_once_it_is_there(world):
+    catalog = os.urandom(5000)
+    digest = digest_of(Algorithm.SHA1, catalog)
+    manifest = Manifest(digest, 1, fqrn=REPOSITORY, timestamp=1_600_000_000)
+    world.edge.parts.supplies.root_catalogs.note("manifest", REPOSITORY, manifest)
+    target = f"{BASE}/{ObjectName(digest, Kind.CATALOG).path}"
+    world.origin.replies[target] = Reply(catalog)
+    assert (await world.get(target)).body == catalog
+    await world.settled()
+    pinned = [path for path in world.cached_files() if path.stat().st_mode & PINNED_MODE]
+    assert [path.stat().st_size > 5000 for path in pinned] == [True]

@@ -77,7 +77,7 @@ def eventually_none_of(folder):
         empty_looks = 0 if processes_of(folder) else empty_looks + 1
         if empty_looks == 10:
             return True
-        time.sleep(0.02)
+        time.sleep(0.02)  # until the next look
     return False
 
 
