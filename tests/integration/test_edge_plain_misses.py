@@ -39,6 +39,14 @@ async def world(tmp_path):
         yield world
 
 
+def held_back(world, size: int, **reply) -> tuple[str, bytes, asyncio.Event]:
+    """An object that the origin gives once the event is set: its target, its bytes and the event."""
+    gate, body = asyncio.Event(), os.urandom(size)
+    target = object_of(body)
+    world.origin.replies[target] = Reply(body, gate=gate, **reply)
+    return target, body, gate
+
+
 def has_task(world) -> bool:
     """Whether a fetch under way has a task."""
     return bool(world.edge.parts.flights._tasks)
@@ -51,9 +59,7 @@ async def asked(world, target: str) -> None:
 @pytest.mark.parametrize("size", [0, 1, 8192, 100_000])
 @pytest.mark.parametrize("headers", [{}, DATED])
 async def test_it_is_answered_kept_and_written_to_disk_without_a_task(world, size, headers):
-    gate, body = asyncio.Event(), os.urandom(size)
-    target = object_of(body)
-    world.origin.replies[target] = Reply(body, headers=headers, gate=gate)
+    target, body, gate = held_back(world, size, headers=headers)
     async with world.client() as client:
         await client.ask(target)
         await asked(world, target)
@@ -88,9 +94,7 @@ async def test_what_the_client_sends_meanwhile_is_answered_in_its_turn(world):
 
 
 async def test_others_wait_for_the_same_fetch_and_whoever_leaves_takes_nothing_from_them(world):
-    gate, body = asyncio.Event(), os.urandom(9000)
-    target = object_of(body)
-    world.origin.replies[target] = Reply(body, headers=DATED, gate=gate)
+    target, body, gate = held_back(world, 9000, headers=DATED)
     async with world.client() as first, world.client() as second:
         await first.ask(target)
         await asked(world, target)
@@ -110,9 +114,7 @@ async def test_others_wait_for_the_same_fetch_and_whoever_leaves_takes_nothing_f
 
 
 async def test_what_nobody_waits_for_any_more_is_kept_all_the_same(world):
-    gate, body = asyncio.Event(), os.urandom(9000)
-    target = object_of(body)
-    world.origin.replies[target] = Reply(body, gate=gate)
+    target, _, gate = held_back(world, 9000)
     async with world.client() as client:
         await client.ask(target)
         await asked(world, target)
@@ -124,9 +126,7 @@ async def test_what_nobody_waits_for_any_more_is_kept_all_the_same(world):
 
 @pytest.mark.parametrize("size", [300_000, 3_000_000])
 async def test_a_large_body_is_given_as_it_arrives(world, size):
-    gate, body = asyncio.Event(), os.urandom(size)
-    target = object_of(body)
-    world.origin.replies[target] = Reply(body, gate=gate, gate_after=size - 1)
+    target, body, gate = held_back(world, size, gate_after=size - 1)
     async with world.client() as client:
         await client.ask(target)
         await until(lambda: has_task(world))
@@ -219,9 +219,7 @@ async def test_the_next_upstream_is_asked_beside_one_that_takes_too_long(tmp_pat
 
 
 async def test_what_is_purged_while_it_is_fetched_is_given_but_not_kept(world):
-    gate, body = asyncio.Event(), os.urandom(5000)
-    target = object_of(body)
-    world.origin.replies[target] = Reply(body, gate=gate)
+    target, body, gate = held_back(world, 5000)
     async with world.client() as client:
         await client.ask(target)
         await asked(world, target)
@@ -234,11 +232,9 @@ async def test_what_is_purged_while_it_is_fetched_is_given_but_not_kept(world):
 
 
 async def test_an_edge_that_stops_meanwhile_gives_no_false_answer(tmp_path):
-    gate, body = asyncio.Event(), os.urandom(5000)
-    target = object_of(body)
     async with edge_world(tmp_path) as world:
         await warm(world)
-        world.origin.replies[target] = Reply(body, gate=gate)
+        target, _, gate = held_back(world, 5000)
         async with world.client() as client:
             await client.ask(target)
             await asked(world, target)
@@ -249,9 +245,7 @@ async def test_an_edge_that_stops_meanwhile_gives_no_false_answer(tmp_path):
 
 
 async def test_an_edge_that_drains_meanwhile_says_that_it_closes(world):
-    gate, body = asyncio.Event(), os.urandom(5000)
-    target = object_of(body)
-    world.origin.replies[target] = Reply(body, headers=DATED, gate=gate)
+    target, body, gate = held_back(world, 5000, headers=DATED)
     async with world.client() as client:
         await client.ask(target)
         await asked(world, target)
